@@ -1,0 +1,33 @@
+"""Import Keras on TensorFlow without the log lines that TensorFlow writes while it loads."""
+
+import os
+import sys
+import tempfile
+
+
+def import_keras() -> None:
+    """Load Keras on the TensorFlow backend, in float32 and channels-last, whatever the user's keras.json says.
+
+    TensorFlow's native code writes to standard error before any of its log levels applies, of oneDNN and of missing
+    CUDA drivers. What it writes is shown only if the import fails.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, once it applies
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import keras
+            import tensorflow as tf
+
+            tf.config.list_physical_devices("GPU")  # probes the drivers now, while nobody listens
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")

@@ -1,0 +1,116 @@
+"""python -m keras_ref.train: the documented Keras script, with a run directory like that of the port."""
+
+import sys
+import time
+from typing import Any
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from keras_ref.data import load_data
+from keras_ref.quiet import import_keras
+from lit_mnist.cli import FinitePositiveFloat, run
+from lit_mnist.run_directory import (
+    create_run_directory,
+    plan_run_directory,
+    result_lines,
+    versions,
+    write_metrics,
+    write_results,
+)
+
+
+def train(
+    max_epochs: PositiveInt = 10,
+    batch_size: PositiveInt = 100,
+    learning_rate: FinitePositiveFloat = 0.001,
+    seed: NonNegativeInt = 0,
+    data_dir: str = "data",
+    verify_data: bool = True,
+    output_dir: str = "runs",
+    run_name: str | None = None,
+) -> dict[str, Any]:
+    """Train the documented MNIST classifier with Keras and evaluate it on the 10,000 test images.
+
+    The results are put into <output_dir>/<run_name>, in the same files as those of lit_mnist.train.
+
+    Args:
+        max_epochs: How often to go through the training images.
+        batch_size: Images in a step.
+        learning_rate: Of Adam.
+        seed: Decides the start weights and the order of the images.
+        data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
+        verify_data: Insist on MNIST's own files; false accepts other data in the same format.
+        output_dir: Where the directory of the run is made.
+        run_name: Name of that directory; by default made of the date and time.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        InputError: a wrong value or file; nothing was written.
+    """
+    config = dict(locals())  # before any other variable is set: the flags and their values
+    run_directory = plan_run_directory(output_dir, run_name, prefix="keras_ref")
+    mnist = load_data(data_dir, verify_data)
+
+    import_keras()
+    import keras
+    from keras.utils import to_categorical
+
+    from keras_ref.model import build_model
+
+    create_run_directory(run_directory, config)
+    keras.utils.set_random_seed(seed)
+
+    train_images = mnist.train_images[..., None].astype("float32") / 255  # [60000, 28, 28, 1]
+    train_labels = to_categorical(mnist.train_labels, 10)  # [60000, 10]
+    test_images = mnist.test_images[..., None].astype("float32") / 255  # [10000, 28, 28, 1]
+    test_labels = to_categorical(mnist.test_labels, 10)  # [10000, 10]
+
+    model = build_model()
+    model.optimizer.learning_rate = learning_rate
+    model.summary()
+
+    history: list[dict[str, float]] = []
+
+    def record_epoch(epoch: int, logs: dict[str, float]) -> None:
+        history.append({"epoch": epoch + 1, "train_loss": logs["loss"], "train_accuracy": logs["accuracy"]})
+        write_metrics(run_directory, history)
+
+    callbacks = [
+        keras.callbacks.LambdaCallback(on_epoch_end=record_epoch),
+        keras.callbacks.ModelCheckpoint(run_directory / "checkpoints" / "epoch={epoch:02d}.keras"),
+    ]
+    start = time.monotonic()
+    model.fit(
+        train_images,
+        train_labels,
+        epochs=max_epochs,
+        batch_size=batch_size,
+        callbacks=callbacks,
+        verbose=1 if sys.stdout.isatty() else 2,  # a progress bar, or one line an epoch
+    )
+    train_seconds = time.monotonic() - start
+    test_loss, test_accuracy = model.evaluate(test_images, test_labels, verbose=0)
+
+    summary = {
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "test_images": len(test_images),
+        "parameters": model.count_params(),
+        "epochs": max_epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "framework": "keras",
+        "versions": versions("keras", "tensorflow", "numpy"),
+        "dataset_sha256": mnist.sha256,
+        "train_seconds": round(train_seconds, 3),
+    }
+    probabilities = model.predict(test_images, verbose=0)  # [10000, 10]
+    write_results(run_directory, history, summary, mnist.test_images, mnist.test_labels, probabilities)
+    print(result_lines(run_directory, summary))
+    return summary
+
+
+if __name__ == "__main__":
+    run(train, prog="python -m keras_ref.train")

@@ -1,0 +1,92 @@
+"""What a training shows while it runs, and keeps of each epoch."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.model_summary import ModelSummary
+from rich.console import Console
+from rich.table import Table
+
+from lit_mnist.run_directory import write_metrics
+
+COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the device: not at every step
+
+
+class EpochResults(L.Callback):
+    """Collect a row of results an epoch, print it, and bring `metrics.csv` up to date.
+
+    Args:
+        console: where to print.
+        run_directory: where `metrics.csv` is; None writes nothing.
+    """
+
+    def __init__(self, console: Console, run_directory: Path | None) -> None:
+        self.console = console
+        self.run_directory = run_directory
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch + 1} | {name: metrics[name].item() for name in COLUMNS if name in metrics}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self.console.print(self._line(row, trainer.max_epochs, time.monotonic() - self.started))
+            if self.run_directory is not None:
+                write_metrics(self.run_directory, self.rows)
+
+    @staticmethod
+    def _line(row: dict[str, float], epochs: int | None, seconds: float) -> str:
+        parts = [f"Epoch {row['epoch']:>2}/{epochs}", f"{seconds:5.1f} s"]
+        for stage, prefix in (("train", ""), ("val", "val ")):
+            if f"{stage}_loss" in row:
+                loss, accuracy = row[f"{stage}_loss"], row[f"{stage}_accuracy"]
+                parts += [f"{prefix}loss {loss:.4f}", f"{prefix}accuracy {accuracy:.4f}"]
+        return "  ".join(parts)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch or (batch_idx + 1) % BATCHES_BETWEEN_UPDATES == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        loss, correct, images = pl_module.train_averages.sums().tolist()
+        return {"loss": loss / images, "accuracy": correct / images} if images else {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
+
+
+def layer_table(module: L.LightningModule) -> Table:
+    """List the layers of `module.model`: name, output shape without the batch, number of parameters."""
+    summary = ModelSummary(module, max_depth=2)
+    table = Table("layer", "output shape (C, H, W)", title_justify="left")
+    table.add_column("parameters", justify="right")
+    for name, shape, count in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
+        if name.startswith("model."):
+            table.add_row(name.removeprefix("model."), " x ".join(map(str, shape[1:])), f"{count:,}")
+    table.add_section()
+    table.add_row("total", "", f"{summary.total_parameters:,}")
+    return table
+
+
+def silence_lightning() -> None:
+    """Turn off what Lightning says that the user of the command can do nothing about, adverts included."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # The batches are taken from memory; a worker process would only copy them once more.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # lightning 2.6.6 calls a function of torch that torch 2.14 deprecates.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)

@@ -1,0 +1,207 @@
+"""MNIST for Lightning: whole images in memory as bytes, whole batches taken at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from lit_mnist.cli import InputError
+from lit_mnist.mnist_files import prepare_files
+
+CLASSES = 10
+EVALUATION_BATCH_SIZE = 1000  # of no effect on a result; the largest that stays within the cache of a usual CPU core
+
+
+class MNISTDataModule(L.LightningDataModule):
+    """Serve MNIST: batches of scaled images [N, 1, 28, 28] in [0, 1] and one-hot labels [N, 10].
+
+    In memory and on the way to the device images are bytes; scaling and one-hot coding happen on the device, in the
+    dtype of the model. The last batch of an epoch may be short; no image is dropped or seen twice.
+
+    Args:
+        data_dir: directory that holds, or will hold, `MNIST/raw`.
+        batch_size: images in a training step, over all devices together, >= 1.
+        validation_images: how many training images to hold out, in the proportions of the classes, >= 0.
+        seed: decides the order of the images and which are held out, >= 0.
+        verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
+
+    Raises:
+        InputError: from `prepare_data` if a file is unusable, from `setup` if more images are to be held out than
+            there are.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path = "data",
+        batch_size: int = 100,
+        validation_images: int = 0,
+        seed: int = 0,
+        verify_data: bool = True,
+    ) -> None:
+        super().__init__()
+        self.data_dir = Path(data_dir)
+        self.batch_size = batch_size
+        self.validation_images = validation_images
+        self.seed = seed
+        self.verify_data = verify_data
+
+    def prepare_data(self) -> None:
+        prepare_files(self.data_dir, self.verify_data)
+
+    def setup(self, stage: str | None = None) -> None:
+        if hasattr(self, "train"):
+            return  # Lightning asks before each of fit, test and predict
+        self.train, self.test = (read_split(self.data_dir, split) for split in ("train", "t10k"))
+        labels = self.train.tensors[1].numpy()
+        if self.validation_images >= len(labels):
+            raise InputError(
+                f"--validation_images {self.validation_images}: there are {len(labels)} training images; "
+                "at least one must be left to train on"
+            )
+        self.validation_indices = stratified_sample(labels, self.validation_images, self.seed)
+        self.train_indices = np.setdiff1d(np.arange(len(labels)), self.validation_indices)
+
+    def check_batches(self, world_size: int, limit_train_batches: float | None = None) -> None:
+        """Make sure that every step has a batch and every device an equal share of it.
+
+        Equal shares are what makes the average over devices the average over the batch, which is Keras' loss.
+
+        Args:
+            world_size: number of devices.
+            limit_train_batches: as the Trainer takes it: a number of batches or, below 1, their share.
+
+        Raises:
+            InputError: if a batch does not divide among the devices, or there would be none.
+        """
+        images = len(self.train_indices)
+        for size, which in ((self.batch_size, "a batch"), (images % self.batch_size, "the last batch of an epoch")):
+            if size % world_size:
+                raise InputError(
+                    f"--batch_size {self.batch_size}: {which} is {size} images, which do not divide among "
+                    f"{world_size} devices; choose another --batch_size, or --devices 1"
+                )
+        batches = len(self.train_batches())
+        if limit_train_batches is not None and limit_train_batches < 1 and int(batches * limit_train_batches) == 0:
+            raise InputError(
+                f"--limit_train_batches {limit_train_batches}: less than one of the {batches} batches of an epoch"
+            )
+
+    def train_batches(self) -> "Batches":
+        return self._batches(self.train_indices, self.batch_size, shuffle_seed=self.seed)
+
+    def test_batches(self) -> "Batches":
+        return self._batches(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train, sampler=self.train_batches(), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        if self.validation_images == 0:
+            return []
+        batches = self._batches(self.validation_indices, EVALUATION_BATCH_SIZE)
+        return DataLoader(self.train, sampler=batches, batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test, sampler=self.test_batches(), batch_size=None)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        assert self.trainer is not None
+        dtype = self.trainer.lightning_module.dtype
+        images, labels = batch
+        return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
+
+    def _batches(self, indices: np.ndarray, batch_size: int, shuffle_seed: int | None = None) -> "Batches":
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(indices, batch_size, rank, world_size, shuffle_seed)
+
+
+class Batches(Sampler[Tensor]):
+    """Yield the indices of one batch after the other, the share of one device: every `world_size`-th of each batch.
+
+    All devices together see in each step exactly the images that a single device would see, and each image once in an
+    epoch. With a `shuffle_seed` the order is a pure function of (shuffle_seed, epoch); Lightning calls `set_epoch`.
+
+    Args:
+        indices: of the images to serve, [I].
+        batch_size: images in a step, over all devices together.
+        rank: number of this device, 0 to world_size - 1.
+        world_size: number of devices.
+        shuffle_seed: None keeps the order of `indices`.
+    """
+
+    def __init__(
+        self,
+        indices: np.ndarray,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self.indices, self.batch_size = indices, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.shuffle_seed, self.epoch = shuffle_seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self.indices
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
+        for start in range(0, len(order), self.batch_size):
+            yield torch.from_numpy(order[start : start + self.batch_size][self.rank :: self.world_size])
+
+
+def read_split(data_dir: Path, split: str) -> TensorDataset:
+    """Read the prepared files of a split, "train" or "t10k": images uint8 [I, 1, 28, 28], labels int64 [I]."""
+    raw = data_dir / "MNIST" / "raw"
+    images = read_image_file(str(raw / f"{split}-images-idx3-ubyte"))  # [I, 28, 28]
+    labels = read_label_file(str(raw / f"{split}-labels-idx1-ubyte"))  # [I]
+    return TensorDataset(images.unsqueeze(1), labels)  # [I, 1, 28, 28], [I]
+
+
+def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose `count` indices at random, each class in its proportion among `labels`, to within one image.
+
+    Args:
+        labels: classes 0 to 9, [I].
+        count: from 0 to I.
+        seed: the choice is a pure function of (labels, count, seed).
+
+    Returns:
+        Indices in ascending order, [count].
+    """
+    shares = np.bincount(labels, minlength=CLASSES) * count / len(labels)
+    wanted = np.floor(shares).astype(int)
+    # What rounding down left over goes to the classes that lost most by it.
+    wanted[np.argsort(wanted - shares, kind="stable")[: count - wanted.sum()]] += 1
+    rng = np.random.default_rng(seed)
+    chosen = [rng.choice(np.flatnonzero(labels == k), size, replace=False) for k, size in enumerate(wanted)]
+    return np.sort(np.concatenate(chosen))
+
+
+def scale_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scale bytes 0 to 255 to [0, 1] in `dtype`, to the same bit on every device.
+
+    The divisor is a tensor on the device because CUDA divides by a Python number by multiplying with its reciprocal,
+    which rounds differently.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    return (images.to(wide) / torch.full((), 255, dtype=wide, device=images.device)).to(dtype)
+
+
+def one_hot(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn classes [N] into rows [N, 10] that are one at the class and zero elsewhere."""
+    return F.one_hot(labels, CLASSES).to(dtype)

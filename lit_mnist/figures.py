@@ -1,0 +1,113 @@
+"""The pictures of a run: learning curves, confusion matrix, misclassified digits."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+STYLE = {
+    "figure.dpi": 144,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+TRAIN, VALIDATION, TEST = "#0b6fa4", "#d9822b", "#3b3b3b"  # blue, orange, grey: told apart by colour-blind readers
+
+
+def learning_curves(history: Sequence[Mapping[str, float]], test_loss: float, test_accuracy: float) -> Figure:
+    """Draw loss and accuracy against the epoch, with the result on the test images.
+
+    Args:
+        history: one row an epoch: epoch, train_loss, train_accuracy and, where there is any, val_*.
+        test_loss: nats per image.
+        test_accuracy: in [0, 1].
+    """
+    epochs = [row["epoch"] for row in history]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6))
+        axes = figure.subplots(1, 2)
+        for axis, metric, test in zip(axes, ("loss", "accuracy"), (test_loss, test_accuracy), strict=True):
+            for stage, name, colour in (("train", "training", TRAIN), ("val", "validation", VALIDATION)):
+                if f"{stage}_{metric}" in history[0]:
+                    values = [row[f"{stage}_{metric}"] for row in history]
+                    axis.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)
+            shown = f"{test:.4f}" if metric == "loss" else f"{test:.2%}"
+            axis.axhline(test, color=TEST, linestyle="--", linewidth=1.2, label=f"test after training: {shown}")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axis.legend(loc="upper right" if metric == "loss" else "lower right")
+        axes[0].set_title("Loss (nats per image)")
+        axes[0].set_ylim(bottom=0)
+        axes[1].set_title("Accuracy")
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> Figure:
+    """Draw how many images of each class (row) were taken for each class (column).
+
+    Args:
+        labels: true classes, [N].
+        predicted: predicted classes, [N].
+    """
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (labels, predicted), 1)
+    wrong = len(labels) - int(np.trace(counts))
+    with rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(6.2, 5.6))
+        axis = figure.subplots()
+        # Logarithmic: the few mistakes are what one looks for, next to a diagonal of about 1,000 each.
+        image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(1, max(counts.max(), 2)))
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                dark = count > counts.max() ** 0.6
+                axis.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
+        axis.set_xticks(range(10))
+        axis.set_yticks(range(10))
+        axis.tick_params(length=0)
+        axis.set_xlabel("predicted digit")
+        axis.set_ylabel("true digit")
+        axis.set_title(f"{wrong:,} of {len(labels):,} test images misclassified")
+        bar = figure.colorbar(image, ax=axis, shrink=0.8, label="images (logarithmic)")
+        bar.outline.set_visible(False)  # type: ignore[operator]  # wrongly typed in matplotlib
+    return figure
+
+
+def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, most: int = 40) -> Figure:
+    """Draw the misclassified images, those first of which the model was surest.
+
+    Args:
+        images: bytes, [N, 28, 28].
+        labels: true classes, [N].
+        probabilities: of each class, [N, 10].
+        most: how many to draw.
+    """
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    shown = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:most]
+    columns = 8
+    rows = max(1, -(-len(shown) // columns))
+    with rc_context(STYLE | {"axes.grid": False, "axes.titlelocation": "center", "axes.titlesize": 9}):
+        figure = Figure(figsize=(columns * 1.2, rows * 1.5 + 0.6))
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, i in zip(axes.flat, shown, strict=False):
+            axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
+            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{probabilities[i, predicted[i]]:.1%}")
+        figure.suptitle(
+            f"{len(wrong):,} misclassified test images"
+            + (f", the {len(shown)} that the model was surest of" if len(shown) < len(wrong) else ""),
+            fontsize=11,
+        )
+    return figure
+

@@ -1,0 +1,113 @@
+"""The LightningModule: loss, metrics, optimizer."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_mnist.model import MNISTClassifier
+from lit_mnist.optim import KerasAdam
+
+
+class LitMNIST(L.LightningModule):
+    """Train the documented model as Keras' `compile` and `fit` do.
+
+    Calling it gives class probabilities, as calling the Keras model does. Batches are images [N, 1, 28, 28] in
+    [0, 1] and one-hot labels [N, 10]. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once
+    an epoch, averaged over its images.
+
+    Args:
+        learning_rate: of Adam, > 0.
+    """
+
+    def __init__(self, learning_rate: float = 0.001) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = MNISTClassifier()
+        self.example_input_array = torch.zeros(1, 1, 28, 28)
+        self.train_averages = Averages()
+        self.evaluation_averages = Averages()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the class probabilities of images in [0, 1]: [N, 1, 28, 28] to [N, 10]."""
+        return self.model(images).softmax(dim=1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self._loss(batch, self.train_averages)
+        # Not in on_train_epoch_end: Lightning calls that of the callbacks first, and they want to read the result.
+        if self.trainer.is_last_batch:
+            self._log_epoch("train", self.train_averages)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._loss(batch, self.evaluation_averages)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._loss(batch, self.evaluation_averages)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self(batch[0])  # [N, 10]
+
+    def configure_optimizers(self) -> KerasAdam:
+        return KerasAdam(self.parameters(), lr=self.hparams["learning_rate"])
+
+    def on_train_epoch_start(self) -> None:
+        self.train_averages.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation_averages.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val", self.evaluation_averages)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation_averages.reset()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test", self.evaluation_averages)
+
+    def _loss(self, batch: tuple[Tensor, Tensor], averages: "Averages") -> Tensor:
+        images, labels = batch
+        logits = self.model(images)  # [N, 10]
+        # From the logits: Keras, too, looks behind the softmax of the last layer for them.
+        loss = F.cross_entropy(logits, labels)
+        averages.update(loss.detach(), logits.detach(), labels)
+        return loss
+
+    def _log_epoch(self, stage: str, averages: "Averages") -> None:
+        sums = self.trainer.strategy.reduce(averages.sums(), reduce_op="sum")  # over all devices
+        loss, accuracy = (sums[:2] / sums[2]).tolist()
+        self.log_dict({f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}, on_step=False, on_epoch=True)
+
+
+class Averages:
+    """Averages over the images of an epoch, each image with the same weight, as Keras' `Mean` metric takes them.
+
+    An average of batch averages would give the images of a short last batch more weight than the others. The sums
+    stay on the device: reading them is left to whoever shows them. torchmetrics gives the same figures (the tests
+    compare) for several times the price of a step's convolution.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.loss: Tensor | float = 0.0
+        self.correct: Tensor | float = 0.0
+        self.images = 0
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss [], its logits [N, 10] and one-hot labels [N, 10]."""
+        predicted = logits.argmax(dim=1, keepdim=True)  # [N, 1]
+        self.loss = self.loss + _wide(loss) * len(labels)
+        self.correct = self.correct + _wide(labels.gather(1, predicted)).sum()
+        self.images += len(labels)
+
+    def sums(self) -> Tensor:
+        """Return the sums of loss, correct predictions and images of this device, [3]."""
+        loss = torch.as_tensor(self.loss)
+        return torch.stack([loss, torch.as_tensor(self.correct).to(loss), torch.full_like(loss, self.images)])
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.device.type == "mps" else x.double()  # MPS has no float64

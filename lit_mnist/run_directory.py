@@ -1,0 +1,132 @@
+"""What a training leaves behind, under the same names from `lit_mnist.train` and `keras_ref.train`.
+
+Only NumPy and matplotlib: neither framework is imported here, and nothing here belongs to what the two sides compare.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lit_mnist.cli import InputError
+
+
+def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str) -> Path:
+    """Return the path `<output_dir>/<run_name>`, without making anything.
+
+    Args:
+        output_dir: directory of all runs.
+        run_name: a plain name; None makes one of `prefix` and the time.
+        prefix: of the name that is made.
+
+    Raises:
+        InputError: if the name is not a plain one, or is taken.
+    """
+    name = f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}" if run_name is None else run_name
+    if name in {"", ".", ".."} or name != Path(name).name:
+        raise InputError(f"--run_name {name!r}: expected a plain name; the directory it is made in is --output_dir")
+    run_directory = Path(output_dir) / name
+    if run_directory.exists():
+        raise InputError(f"{run_directory}: exists already; choose another --run_name or --output_dir")
+    return run_directory
+
+
+def create_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
+    """Make a run directory with `config.yaml` and an empty `checkpoints` in it.
+
+    Args:
+        run_directory: as `plan_run_directory` returned it.
+        config: the flags of the command; `--config <run directory>/config.yaml` trains so again.
+
+    Raises:
+        InputError: if somebody else has made it meanwhile, or it cannot be written.
+    """
+    try:
+        run_directory.parent.mkdir(parents=True, exist_ok=True)
+        run_directory.mkdir()  # of two runs that start at once, the one that makes it wins
+        (run_directory / "checkpoints").mkdir()
+        write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+    except FileExistsError as error:
+        raise InputError(f"{error.filename}: exists already; choose another --run_name or --output_dir") from error
+    except OSError as error:
+        raise InputError(f"--output_dir {run_directory.parent}: {error}; give a directory to write to") from error
+
+
+def write_metrics(run_directory: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write `metrics.csv`: one row an epoch, with the keys of the first row as columns."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_file(run_directory / "metrics.csv", text.getvalue().encode())
+
+
+def write_results(
+    run_directory: Path,
+    history: Sequence[Mapping[str, float]],
+    summary: Mapping[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+) -> None:
+    """Write `metrics.csv`, `summary.json` and the three pictures.
+
+    Args:
+        run_directory: where to.
+        history: one row an epoch: epoch (from 1), train_loss, train_accuracy, and val_* where there is any.
+        summary: what `summary.json` is to hold; `test_loss` and `test_accuracy` are drawn, too.
+        images: test images, bytes, [N, 28, 28].
+        labels: their classes, [N].
+        probabilities: what the trained model gives for them, [N, 10].
+    """
+    from lit_mnist import figures
+
+    write_metrics(run_directory, history)
+    predicted = probabilities.argmax(axis=1)
+    pictures = {
+        "curves.png": figures.learning_curves(history, summary["test_loss"], summary["test_accuracy"]),
+        "confusion_matrix.png": figures.confusion_matrix(labels, predicted),
+        "misclassified.png": figures.misclassified(images, labels, probabilities),
+    }
+    for name, figure in pictures.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_file(run_directory / name, picture.getvalue())
+    # Last, so that a summary says that all the rest is there.
+    write_file(run_directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def result_lines(run_directory: Path, summary: Mapping[str, Any]) -> str:
+    """Say how the run ended and where its results are."""
+    return (
+        f"Test loss {summary['test_loss']:.4f}, accuracy {summary['test_accuracy']:.4f} "
+        f"on {summary['test_images']:,} images, after {summary['train_seconds']:.1f} s of training.\n"
+        f"Results: {run_directory}"
+    )
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, sync it and rename it: it is there as a whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of the named packages."""
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}

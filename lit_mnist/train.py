@@ -1,0 +1,173 @@
+"""python -m lit_mnist.train: train the documented model, evaluate it, leave a run directory behind."""
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
+
+from lit_mnist.cli import FinitePositiveFloat, InputError, run
+from lit_mnist.run_directory import create_run_directory, plan_run_directory, result_lines, versions, write_results
+
+if TYPE_CHECKING:
+    import lightning as L
+    import numpy as np
+
+    from lit_mnist.data import MNISTDataModule
+    from lit_mnist.module import LitMNIST
+
+
+def train(
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto",
+    devices: int | Literal["auto"] = "auto",
+    num_nodes: PositiveInt = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true",
+    max_epochs: PositiveInt = 10,
+    batch_size: PositiveInt = 100,
+    learning_rate: FinitePositiveFloat = 0.001,
+    seed: NonNegativeInt = 0,
+    data_dir: str = "data",
+    verify_data: bool = True,
+    validation_images: NonNegativeInt = 0,
+    output_dir: str = "runs",
+    run_name: str | None = None,
+    logger: Literal["csv", "tensorboard"] = "csv",
+    fast_dev_run: bool = False,
+    limit_train_batches: PositiveInt | OpenUnitInterval | None = None,
+    deterministic: bool = False,
+) -> dict[str, Any]:
+    """Train the documented MNIST classifier with PyTorch Lightning and evaluate it on the 10,000 test images.
+
+    Without a flag it is the documented training: 10 epochs over all 60,000 images, 100 a step, Adam. The results are
+    put into <output_dir>/<run_name>: config.yaml, metrics.csv, summary.json, three pictures, checkpoints.
+
+    Args:
+        accelerator: What to train on; auto takes a GPU if there is one.
+        devices: How many of them; auto takes all GPUs, or one process on a CPU.
+        num_nodes: How many machines.
+        strategy: How several devices work together; auto chooses ddp for them.
+        precision: Of the arithmetic, in bits.
+        max_epochs: How often to go through the training images.
+        batch_size: Images in a step, over all devices together.
+        learning_rate: Of Adam.
+        seed: Decides the start weights, the order of the images and which of them are held out.
+        data_dir: Where the data set is, or is to be put.
+        verify_data: Insist on MNIST's own files; false accepts other data in the same format.
+        validation_images: How many training images to hold out and to evaluate after each epoch.
+        output_dir: Where the directory of the run is made.
+        run_name: Name of that directory; by default made of the date and time.
+        logger: csv writes metrics.csv; tensorboard writes event files as well.
+        fast_dev_run: One batch of training and one of testing, to see that all works; writes no results.
+        limit_train_batches: Batches in an epoch if it is 1 or more, else the share of them; null takes all.
+        deterministic: Use only operations that give the same result each time, on a GPU too.
+
+    Returns:
+        What summary.json holds; the test results alone after a fast_dev_run.
+
+    Raises:
+        InputError: a wrong value or file; nothing was written.
+    """
+    config = dict(locals())  # before any other variable is set: the flags and their values
+    run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
+
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from rich.console import Console
+
+    from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
+    from lit_mnist.data import MNISTDataModule
+    from lit_mnist.mnist_files import dataset_digest
+    from lit_mnist.module import LitMNIST
+
+    silence_lightning()
+    console = Console()
+    results = EpochResults(console, None if fast_dev_run else run_directory)
+    callbacks: list[L.Callback] = [results, ModelCheckpoint(run_directory / "checkpoints", save_top_k=-1)]
+    if console.is_terminal:
+        callbacks.append(ProgressBar())
+    try:
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+            max_epochs=max_epochs,
+            logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
+            callbacks=callbacks,
+            fast_dev_run=fast_dev_run,
+            limit_train_batches=limit_train_batches,
+            deterministic=deterministic,
+            limit_val_batches=None if validation_images else 0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=console.is_terminal,
+            enable_model_summary=False,  # it rounds the counts; layer_table does not
+            use_distributed_sampler=False,  # the batches are shared out already
+        )
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
+            f"{logger}: {reason} (--accelerator auto takes what this machine has)"
+        ) from error
+
+    # Whatever can be wrong with the input shows before the first file is written and the first process started.
+    L.seed_everything(seed, verbose=False)
+    data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
+    module = LitMNIST(learning_rate)
+    data.prepare_data()
+    data.setup("fit")
+    data.check_batches(trainer.world_size, limit_train_batches)
+    if trainer.is_global_zero and not fast_dev_run:
+        create_run_directory(run_directory, config)
+    if trainer.is_global_zero:
+        console.print(layer_table(module))
+
+    start = time.monotonic()
+    trainer.fit(module, data)
+    train_seconds = time.monotonic() - start
+    (test_results,) = trainer.test(module, data, verbose=False)
+    if fast_dev_run:
+        console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
+        return dict(test_results)
+
+    probabilities = predict_test_images(trainer, module, data)
+    summary = dict(test_results) | {
+        "test_images": len(data.test),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "epochs": max_epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "framework": "lightning",
+        "versions": versions("torch", "torchvision", "lightning", "numpy"),
+        "dataset_sha256": dataset_digest(data.data_dir),
+        "train_seconds": round(train_seconds, 3),
+    }
+    if trainer.is_global_zero:
+        images, labels = (x.numpy() for x in data.test.tensors)
+        write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
+        console.print(result_lines(run_directory, summary))
+    return summary
+
+
+def predict_test_images(trainer: "L.Trainer", module: "LitMNIST", data: "MNISTDataModule") -> "np.ndarray":
+    """Return the class probabilities of all test images, [I, 10], on every device, whoever computed which."""
+    import torch
+
+    batches = trainer.predict(module, data)
+    assert batches is not None
+    own = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])  # [own images, 10]
+    everyone = torch.zeros(len(data.test), own.shape[1], dtype=own.dtype, device=module.device)
+    everyone[torch.cat(list(data.test_batches()))] = own.to(module.device)
+    return trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
+
+
+def _tensorboard_logger(run_directory: Any) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
+
+
+if __name__ == "__main__":
+    run(train, prog="python -m lit_mnist.train")
