@@ -59,7 +59,8 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
             )
         digest.update(content)
         arrays.append(_parse(path, content, dimensions=3 if "images" in name else 1))
-    for images, labels, split in ((arrays[0], arrays[1], "train"), (arrays[2], arrays[3], "t10k")):
+    train_images, train_labels, test_images, test_labels = arrays
+    for images, labels, split in ((train_images, train_labels, "train"), (test_images, test_labels, "t10k")):
         if images.shape[1:] != (28, 28):
             raise InputError(f"{raw / split}-images-idx3-ubyte: images of {images.shape[1:]}; expected (28, 28)")
         if len(images) != len(labels) or len(labels) == 0:
@@ -68,7 +69,12 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
             )
         if labels.max() > 9:
             raise InputError(f"{raw / split}-labels-idx1-ubyte: holds the label {labels.max()}; expected 0 to 9")
-    return MNIST(*arrays, sha256=digest.hexdigest())
+    return MNIST(train_images, train_labels, test_images, test_labels, digest.hexdigest())
+
+
+def scale_pixels(images: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Scale bytes [I, 28, 28] to [0, 1] and add the channel that `Conv2D` expects: [I, 28, 28, 1]."""
+    return images[..., None].astype(dtype) / 255
 
 
 def _read(places: list[Path], name: str) -> tuple[Path, bytes]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from keras_ref.data import load_data
+from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
 from lit_mnist.cli import FinitePositiveFloat, run
 from lit_mnist.run_directory import (
@@ -62,9 +62,9 @@ def train(
     create_run_directory(run_directory, config)
     keras.utils.set_random_seed(seed)
 
-    train_images = mnist.train_images[..., None].astype("float32") / 255  # [60000, 28, 28, 1]
+    train_images = scale_pixels(mnist.train_images)  # [60000, 28, 28, 1]
     train_labels = to_categorical(mnist.train_labels, 10)  # [60000, 10]
-    test_images = mnist.test_images[..., None].astype("float32") / 255  # [10000, 28, 28, 1]
+    test_images = scale_pixels(mnist.test_images)  # [10000, 28, 28, 1]
     test_labels = to_categorical(mnist.test_labels, 10)  # [10000, 10]
 
     model = build_model()

@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.model_summary import ModelSummary
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.console import Console
 from rich.table import Table
 
+from lit_mnist.module import LitMNIST
 from lit_mnist.run_directory import write_metrics
 
 COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -39,7 +40,8 @@ class EpochResults(L.Callback):
         row = {"epoch": trainer.current_epoch + 1} | {name: metrics[name].item() for name in COLUMNS if name in metrics}
         self.rows.append(row)
         if trainer.is_global_zero:
-            self.console.print(self._line(row, trainer.max_epochs, time.monotonic() - self.started))
+            line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
+            self.console.print(line, soft_wrap=True, highlight=False)
             if self.run_directory is not None:
                 write_metrics(self.run_directory, self.rows)
 
@@ -63,6 +65,7 @@ class ProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        assert isinstance(pl_module, LitMNIST)
         loss, correct, images = pl_module.train_averages.sums().tolist()
         return {"loss": loss / images, "accuracy": correct / images} if images else {}
 

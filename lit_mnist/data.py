@@ -116,6 +116,7 @@ class MNISTDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
+        assert isinstance(dtype, torch.dtype)
         images, labels = batch
         return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
 

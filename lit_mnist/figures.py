@@ -1,6 +1,7 @@
 """The pictures of a run: learning curves, confusion matrix, misclassified digits."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -8,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "figure.dpi": 144,
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -78,7 +79,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> Figure:
         axis.set_ylabel("true digit")
         axis.set_title(f"{wrong:,} of {len(labels):,} test images misclassified")
         bar = figure.colorbar(image, ax=axis, shrink=0.8, label="images (logarithmic)")
-        bar.outline.set_visible(False)  # type: ignore[operator]  # wrongly typed in matplotlib
+        bar.outline.set_visible(False)
     return figure
 
 
@@ -105,9 +106,8 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
             axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{probabilities[i, predicted[i]]:.1%}")
         figure.suptitle(
-            f"{len(wrong):,} misclassified test images"
-            + (f", the {len(shown)} that the model was surest of" if len(shown) < len(wrong) else ""),
+            f"{len(wrong):,} test images misclassified"
+            + (f", the {len(shown)} it was surest of" if len(shown) < len(wrong) else ""),
             fontsize=11,
         )
     return figure
-

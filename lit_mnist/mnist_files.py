@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import shutil
 import struct
 import zlib
@@ -82,18 +81,19 @@ def _unpack_missing(raw: Path, verify: bool) -> None:
         else:
             with as_file(files("lit_mnist") / "mnist" / packed_name) as shipped:
                 shutil.copyfile(shipped, staging / packed_name)
-            os.replace(staging / packed_name, packed)
+            (staging / packed_name).replace(packed)
         try:
             extract_archive(packed, staging)
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(f"{packed}: cannot be unpacked ({error}); delete the file or replace it") from error
-        os.replace(staging / unpacked.name, unpacked)
+        _check_header(staging / unpacked.name, culprit=packed)
+        (staging / unpacked.name).replace(unpacked)
     shutil.rmtree(staging)
 
 
 def _check_split(images: Path, labels: Path, verify: bool) -> None:
-    image_count, *size = _check_header(images, IMAGES_MAGIC)
-    (label_count,) = _check_header(labels, LABELS_MAGIC)
+    image_count, *size = _check_header(images, culprit=images)
+    (label_count,) = _check_header(labels, culprit=labels)
     if size != [28, 28]:
         raise InputError(f"{images}: images of {size[0]} x {size[1]} pixels; the model takes 28 x 28")
     if image_count != label_count or image_count == 0:
@@ -108,23 +108,23 @@ def _check_split(images: Path, labels: Path, verify: bool) -> None:
         if verify and (md5 := calculate_md5(path)) != UNPACKED_MD5[path.name]:
             raise InputError(
                 f"{path}: md5 is {md5}, MNIST's is {UNPACKED_MD5[path.name]}; "
-                f"delete the file (it is unpacked anew from its .gz), {OTHER_DATA}"
+                f"delete the file, it is then made anew, {OTHER_DATA}"
             )
 
 
-def _check_header(path: Path, magic: int) -> tuple[int, ...]:
+def _check_header(path: Path, culprit: Path) -> tuple[int, ...]:
     """Return the lengths of the dimensions that an IDX file declares, after comparing them with the file's size."""
-    dimensions = magic % 256
+    magic, dimensions = (IMAGES_MAGIC, 3) if "images" in path.name else (LABELS_MAGIC, 1)
     with path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)
-    repair = "delete the file (it is unpacked anew from its .gz) or replace it"
+    repair = "delete the file, it is then made anew, or replace it"
     if len(header) < 4 + 4 * dimensions:
-        raise InputError(f"{path}: {len(header)} bytes, too short for an IDX header; {repair}")
+        raise InputError(f"{culprit}: holds {len(header)} bytes, too few for an IDX header; {repair}")
     found, *lengths = struct.unpack(f">{1 + dimensions}I", header)
     if found != magic:
-        raise InputError(f"{path}: begins with the number {found}, expected {magic}; {repair}")
+        raise InputError(f"{culprit}: begins with the number {found}, expected {magic}; {repair}")
     expected, size = len(header) + math.prod(lengths), path.stat().st_size
     if size != expected:
         shape = " x ".join(map(str, lengths))
-        raise InputError(f"{path}: {size} bytes, but its header declares {shape}, which takes {expected}; {repair}")
+        raise InputError(f"{culprit}: {size} bytes, but the header declares {shape}, which takes {expected}; {repair}")
     return tuple(lengths)

@@ -71,8 +71,8 @@ def train(
     run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
 
     import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
     from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
@@ -147,7 +147,7 @@ def train(
     if trainer.is_global_zero:
         images, labels = (x.numpy() for x in data.test.tensors)
         write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
-        console.print(result_lines(run_directory, summary))
+        console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False)
     return summary
 
 
@@ -164,7 +164,13 @@ def predict_test_images(trainer: "L.Trainer", module: "LitMNIST", data: "MNISTDa
 
 
 def _tensorboard_logger(run_directory: Any) -> Any:
+    import sys
+    from types import ModuleType
+
     from lightning.pytorch.loggers import TensorBoardLogger
+
+    # TensorBoard's own switch ("no TensorFlow"): it would load TensorFlow where that is installed, log lines and all.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
     return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
 

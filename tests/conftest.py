@@ -1,0 +1,48 @@
+"""What several test files need: the data set, and the commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lit_mnist.mnist_files import prepare_files
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST, unpacked once for the whole session. Tests only read it."""
+    path = tmp_path_factory.mktemp("data")
+    prepare_files(path, verify=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run `python ARGUMENTS` and return the finished process, its output as text."""
+
+    def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def keras_facts(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+    """What Keras says of its model and of its data, recorded by a process of its own (tests/keras_facts.py)."""
+    path = tmp_path_factory.mktemp("keras") / "facts.npz"
+    finished = command(Path(__file__).parent / "keras_facts.py", path)
+    assert finished.returncode == 0, finished.stderr
+    return path
