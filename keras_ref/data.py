@@ -44,6 +44,8 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
     Raises:
         InputError: names the file that is missing, torn, of another shape or not MNIST's.
     """
+    if Path(data_dir).exists() and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: not a directory; expected one that holds, or may hold, MNIST/raw")
     raw = Path(data_dir) / "MNIST" / "raw"
     places = [raw]
     if verify or not any((raw / name).exists() or (raw / f"{name}.gz").exists() for name in SHA256):

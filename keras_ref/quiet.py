@@ -4,12 +4,17 @@ import os
 import sys
 import tempfile
 
+from lit_mnist.cli import InputError
+
 
 def import_keras() -> None:
     """Load Keras on the TensorFlow backend, in float32 and channels-last, whatever the user's keras.json says.
 
     TensorFlow's native code writes to standard error before any of its log levels applies, of oneDNN and of missing
     CUDA drivers. What it writes is shown only if the import fails.
+
+    Raises:
+        InputError: if Keras or TensorFlow is not installed.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, once it applies
@@ -22,6 +27,8 @@ def import_keras() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")  # probes the drivers now, while nobody listens
+        except ModuleNotFoundError as error:
+            raise InputError(f'{error}: the original needs TensorFlow and Keras; pip install -e ".[keras]"') from error
         except BaseException:
             log.seek(0)
             os.write(kept, log.read())

@@ -19,6 +19,8 @@ import yaml
 
 from lit_mnist.cli import InputError
 
+TAKEN = "exists already; choose another --run_name or --output_dir"
+
 
 def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str) -> Path:
     """Return the path `<output_dir>/<run_name>`, without making anything.
@@ -36,7 +38,7 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
         raise InputError(f"--run_name {name!r}: expected a plain name; the directory it is made in is --output_dir")
     run_directory = Path(output_dir) / name
     if run_directory.exists():
-        raise InputError(f"{run_directory}: exists already; choose another --run_name or --output_dir")
+        raise InputError(f"{run_directory}: {TAKEN}")
     return run_directory
 
 
@@ -50,15 +52,18 @@ def create_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None
     Raises:
         InputError: if somebody else has made it meanwhile, or it cannot be written.
     """
+    output_dir = run_directory.parent
     try:
-        run_directory.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.mkdir()  # of two runs that start at once, the one that makes it wins
+        if not output_dir.is_dir():
+            output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_directory.mkdir()  # of two runs that start at once, the one that makes it wins
+        except FileExistsError as error:
+            raise InputError(f"{run_directory}: {TAKEN}") from error
         (run_directory / "checkpoints").mkdir()
         write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
-    except FileExistsError as error:
-        raise InputError(f"{error.filename}: exists already; choose another --run_name or --output_dir") from error
     except OSError as error:
-        raise InputError(f"--output_dir {run_directory.parent}: {error}; give a directory to write to") from error
+        raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
 
 
 def write_metrics(run_directory: Path, history: Sequence[Mapping[str, float]]) -> None:
