@@ -88,8 +88,13 @@ def layer_table(module: L.LightningModule) -> Table:
 
 def silence_lightning() -> None:
     """Turn off what Lightning says that the user of the command can do nothing about, adverts included."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Without --validation_images there are no validation batches, on purpose.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
     # The batches are taken from memory; a worker process would only copy them once more.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Results are logged once an epoch, whatever the interval for those of a step.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # lightning 2.6.6 calls a function of torch that torch 2.14 deprecates.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)

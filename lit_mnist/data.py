@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from lit_mnist.cli import InputError
@@ -93,7 +93,7 @@ class MNISTDataModule(L.LightningDataModule):
             )
 
     def train_batches(self) -> "Batches":
-        return self._batches(self.train_indices, self.batch_size, shuffle_seed=self.seed)
+        return self._batches(self.train_indices, self.batch_size, shuffle=True)
 
     def test_batches(self) -> "Batches":
         return self._batches(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
@@ -120,23 +120,25 @@ class MNISTDataModule(L.LightningDataModule):
         images, labels = batch
         return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
 
-    def _batches(self, indices: np.ndarray, batch_size: int, shuffle_seed: int | None = None) -> "Batches":
+    def _batches(self, indices: np.ndarray, batch_size: int, shuffle: bool = False) -> "Batches":
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(indices, batch_size, rank, world_size, shuffle_seed)
+        return Batches(indices, batch_size, rank, world_size, shuffle, self.seed)
 
 
-class Batches(Sampler[Tensor]):
+class Batches(DistributedSampler):
     """Yield the indices of one batch after the other, the share of one device: every `world_size`-th of each batch.
 
     All devices together see in each step exactly the images that a single device would see, and each image once in an
-    epoch. With a `shuffle_seed` the order is a pure function of (shuffle_seed, epoch); Lightning calls `set_epoch`.
+    epoch. If shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch`. It is a
+    `DistributedSampler` so that Lightning does not share the batches out a second time.
 
     Args:
         indices: of the images to serve, [I].
         batch_size: images in a step, over all devices together.
         rank: number of this device, 0 to world_size - 1.
         world_size: number of devices.
-        shuffle_seed: None keeps the order of `indices`.
+        shuffle: False keeps the order of `indices`.
+        seed: of the order, >= 0.
     """
 
     def __init__(
@@ -145,24 +147,22 @@ class Batches(Sampler[Tensor]):
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        shuffle_seed: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.indices, self.batch_size = indices, batch_size
-        self.rank, self.world_size = rank, world_size
-        self.shuffle_seed, self.epoch = shuffle_seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        super().__init__(TensorDataset(torch.from_numpy(indices)), world_size, rank, shuffle, seed)
+        self.indices = indices
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         order = self.indices
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         for start in range(0, len(order), self.batch_size):
-            yield torch.from_numpy(order[start : start + self.batch_size][self.rank :: self.world_size])
+            yield torch.from_numpy(order[start : start + self.batch_size][self.rank :: self.num_replicas])
 
 
 def read_split(data_dir: Path, split: str) -> TensorDataset:

@@ -37,7 +37,9 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
     if name in {"", ".", ".."} or name != Path(name).name:
         raise InputError(f"--run_name {name!r}: expected a plain name; the directory it is made in is --output_dir")
     run_directory = Path(output_dir) / name
-    if run_directory.exists():
+    # Of several processes only the first makes the directory; the others may find it made already.
+    rank = next((int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+    if rank == 0 and run_directory.exists():
         raise InputError(f"{run_directory}: {TAKEN}")
     return run_directory
 

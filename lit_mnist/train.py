@@ -103,7 +103,6 @@ def train(
             num_sanity_val_steps=0,
             enable_progress_bar=console.is_terminal,
             enable_model_summary=False,  # it rounds the counts; layer_table does not
-            use_distributed_sampler=False,  # the batches are shared out already
         )
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -158,8 +157,9 @@ def predict_test_images(trainer: "L.Trainer", module: "LitMNIST", data: "MNISTDa
     batches = trainer.predict(module, data)
     assert batches is not None
     own = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])  # [own images, 10]
-    everyone = torch.zeros(len(data.test), own.shape[1], dtype=own.dtype, device=module.device)
-    everyone[torch.cat(list(data.test_batches()))] = own.to(module.device)
+    own = own.to(module.device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
+    everyone = own.new_zeros(len(data.test), own.shape[1])
+    everyone[torch.cat(list(data.test_batches()))] = own
     return trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
 
 

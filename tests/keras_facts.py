@@ -1,6 +1,7 @@
 """Record facts of the Keras side for tests that run with torch: python tests/keras_facts.py OUT.npz."""
 
 import hashlib
+import random
 import sys
 
 import numpy as np
@@ -35,11 +36,33 @@ def main(path: str) -> None:
         facts[f"{split}/one_hot"] = sha256(keras.utils.to_categorical(labels, 10).astype("float32"))
 
     for seed in range(SEEDS):
-        keras.utils.set_random_seed(seed)
+        random.seed(seed)  # as keras_ref.train does
         for variable in build_model().trainable_variables:
             _, layer, name = variable.path.split("/")
             facts[f"initial/{seed}/{layer}/{name}"] = variable.numpy()
+
+    for name, set_seed in (("python", random.seed), ("keras", keras.utils.set_random_seed)):
+        set_seed(0)
+        facts[f"order/{name}"] = order_of_images(images=500, epochs=3)
     np.savez(path, **facts)
+
+
+def order_of_images(images: int, epochs: int) -> np.ndarray:
+    """Return the order in which `fit` goes through its images, [epochs, images]."""
+    import keras
+
+    seen: list[np.ndarray] = []
+
+    class Watch(keras.Model):
+        def train_step(self, data: tuple) -> dict:
+            seen.append(data[0].numpy()[:, 0])
+            return {"loss": 0.0}
+
+    numbers = np.arange(images)[:, None]
+    model = Watch()
+    model.compile(run_eagerly=True)
+    model.fit(numbers, numbers, epochs=epochs, batch_size=100, verbose=0)
+    return np.concatenate(seen).reshape(epochs, images)
 
 
 def sha256(array: np.ndarray) -> np.ndarray:

@@ -35,13 +35,14 @@ def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         callbacks=list(callbacks),
         **flags,
     )
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-7), ("64-true", 1e-15)])
+# In float32 Lightning rounds the average, its product with the number of images, and their quotient: three times half
+# a unit in the last place, 2^-24 each. In float64 the sums are of seven terms.
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 3 * 2**-24), ("64-true", 1e-15)])
 def test_an_epochs_loss_is_the_average_over_images_with_a_ragged_last_batch(
     precision: str, tolerance: float, data_dir: Path
 ) -> None:

@@ -15,10 +15,9 @@ from keras_ref.data import SHA256, load_data
 from lit_mnist import LitMNIST
 
 COMMANDS = {"ours": "lit_mnist.train", "theirs": "keras_ref.train"}
-# Test accuracy after one epoch: mean +- 5 standard deviations over 38 seeds a side, rounded outwards.
-ONE_EPOCH = {"ours": (0.0, 0.0), "theirs": (0.0, 0.0)}
-# After ten: Keras over 20 seeds is at 0.9820 +- 0.0018; mean +- 5 standard deviations, as for any single run.
-TEN_EPOCHS = (0.973, 0.990)
+# Test accuracy of a single run: mean +- 5 standard deviations, rounded outwards.
+ONE_EPOCH = (0.933, 0.990)  # measured over 38 seeds a side: ours 0.9617 +- 0.0058, Keras 0.9619 +- 0.0056
+TEN_EPOCHS = (0.973, 0.990)  # Keras over 20 seeds: 0.9820 +- 0.0018
 PICTURES = ["confusion_matrix.png", "curves.png", "misclassified.png"]
 FILES = sorted(["checkpoints", "config.yaml", "metrics.csv", "summary.json", *PICTURES])
 
@@ -46,7 +45,7 @@ def test_a_run_directory_holds_what_the_contract_says(side: str, one_epoch: dict
         assert height > 300
         assert width > 500
 
-    (row,) = csv.DictReader((run / "metrics.csv").open())
+    (row,) = csv.DictReader((run / "metrics.csv").read_text().splitlines())
     assert list(row) == ["epoch", "train_loss", "train_accuracy"]
     assert row["epoch"] == "1"
     assert 0.2 < float(row["train_loss"]) < 0.6
@@ -71,7 +70,7 @@ def test_both_sides_leave_the_same_things(one_epoch: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("side", COMMANDS)
 def test_one_epoch_reaches_its_accuracy_band(side: str, one_epoch: dict[str, Path]) -> None:
-    low, high = ONE_EPOCH[side]
+    low, high = ONE_EPOCH
     assert low < json.loads((one_epoch[side] / "summary.json").read_text())["test_accuracy"] < high
 
 
@@ -174,20 +173,27 @@ def test_two_devices_train_as_one_does(tmp_path: Path, data_dir: Path, command: 
         assert one[key] == pytest.approx(two[key], rel=1e-6)
 
 
-def test_tensorboard_events_are_written_without_tensorflow(tmp_path: Path, data_dir: Path, command: Command) -> None:
+def forbid(directory: Path, *modules: str) -> str:
+    """Return a path for PYTHONPATH on which the named modules fail as soon as anybody imports them."""
+    for module in modules:
+        (directory / f"{module}.py").write_text(f"raise RuntimeError('{module} was imported')")
+    return str(directory)
+
+
+def test_the_port_never_imports_tensorflow_for_tensorboard_neither(
+    tmp_path: Path, data_dir: Path, command: Command
+) -> None:
     flags = ["--logger", "tensorboard", "--limit_train_batches", 2, "--max_epochs", 1, "--data_dir", data_dir]
-    finished = command("-X", "importtime", "-m", "lit_mnist.train", *flags, "--output_dir", tmp_path, "--run_name", "r")
-    assert finished.returncode == 0, finished.stderr
+    without_keras = forbid(tmp_path, "tensorflow", "keras")
+    finished = command(
+        "-m", "lit_mnist.train", *flags, "--output_dir", tmp_path, "--run_name", "r", PYTHONPATH=without_keras
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
     assert list((tmp_path / "r" / "tensorboard").glob("events.*"))
-    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
-    assert "torch" in imported
-    assert not imported & {"tensorflow", "keras"}
 
 
 def test_the_original_never_imports_torch(tmp_path: Path, data_dir: Path, command: Command) -> None:
     flags = ["--max_epochs", 1, "--batch_size", 10_000, "--data_dir", data_dir, "--output_dir", tmp_path]
-    finished = command("-X", "importtime", "-m", "keras_ref.train", *flags)
-    assert finished.returncode == 0, finished.stderr
-    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
-    assert "keras" in imported
-    assert not imported & {"torch", "lightning", "torchvision"}
+    without_torch = forbid(tmp_path, "torch", "torchvision", "lightning")
+    finished = command("-m", "keras_ref.train", *flags, PYTHONPATH=without_torch)
+    assert (finished.returncode, finished.stderr) == (0, "")
