@@ -19,6 +19,8 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
+LARGEST_FILE = 2**28  # bytes, unpacked; nothing larger is read any further
+
 
 class MNIST(NamedTuple):
     """Images are bytes, [I, 28, 28]; labels are classes 0 to 9, [I]."""
@@ -33,8 +35,8 @@ class MNIST(NamedTuple):
 def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
     """Load MNIST from files on disk.
 
-    Each file is looked for in `<data_dir>/MNIST/raw`, unpacked or packed (.gz), and then among the files that ship
-    with `lit_mnist`.
+    Each file is looked for in `<data_dir>/MNIST/raw`, unpacked or packed (.gz), and then, if it is to be verified,
+    among the files that ship with `lit_mnist`.
 
     Args:
         data_dir: directory of the data set; nothing is written there.
@@ -44,11 +46,14 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
     Raises:
         InputError: names the file that is missing, torn, of another shape or not MNIST's.
     """
-    if Path(data_dir).exists() and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: not a directory; expected one that holds, or may hold, MNIST/raw")
+    try:
+        if Path(data_dir).exists() and not Path(data_dir).is_dir():
+            raise InputError(f"--data_dir {data_dir}: not a directory; expected one that holds, or may hold, MNIST/raw")
+    except OSError as error:
+        raise InputError(f"--data_dir {data_dir}: {error}; give a directory that can be read") from error
     raw = Path(data_dir) / "MNIST" / "raw"
     places = [raw]
-    if verify or not any((raw / name).exists() or (raw / f"{name}.gz").exists() for name in SHA256):
+    if verify:
         places.append(Path(str(files("lit_mnist") / "mnist")))
     digest = hashlib.sha256()
     arrays = []
@@ -83,10 +88,13 @@ def _read(places: list[Path], name: str) -> tuple[Path, bytes]:
     for path in (place / file for place in places for file in (name, f"{name}.gz")):
         if path.exists():
             try:
-                content = path.read_bytes()
-                return path, gzip.decompress(content) if path.suffix == ".gz" else content
+                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                    content = file.read(LARGEST_FILE + 1)
             except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"{path}: cannot be read ({error}); replace the file or delete it") from error
+            if len(content) > LARGEST_FILE:
+                raise InputError(f"{path}: holds more than {LARGEST_FILE:,} bytes; replace it")
+            return path, content
     raise InputError(f"{places[0] / name}: missing; add it, packed (.gz) or not")
 
 

@@ -18,6 +18,8 @@ def import_keras() -> None:
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, once it applies
+    for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+        os.environ.pop(name, None)  # they would shorten the documented training
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as log:

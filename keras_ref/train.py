@@ -5,11 +5,11 @@ import sys
 import time
 from typing import Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.cli import FinitePositiveFloat, run
+from lit_mnist.cli import LearningRate, Seed, run
 from lit_mnist.run_directory import (
     create_run_directory,
     plan_run_directory,
@@ -23,8 +23,8 @@ from lit_mnist.run_directory import (
 def train(
     max_epochs: PositiveInt = 10,
     batch_size: PositiveInt = 100,
-    learning_rate: FinitePositiveFloat = 0.001,
-    seed: NonNegativeInt = 0,
+    learning_rate: LearningRate = 0.001,
+    seed: Seed = 0,
     data_dir: str = "data",
     verify_data: bool = True,
     output_dir: str = "runs",
@@ -37,7 +37,7 @@ def train(
     Args:
         max_epochs: How often to go through the training images.
         batch_size: Images in a step.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         seed: Decides the start weights; TensorFlow draws the order of the images, anew for each run and each epoch.
         data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
         verify_data: Insist on MNIST's own files; false accepts other data in the same format.
@@ -79,18 +79,18 @@ def train(
     def record_epoch(epoch: int, logs: dict[str, float]) -> None:
         history.append({"epoch": epoch + 1, "train_loss": logs["loss"], "train_accuracy": logs["accuracy"]})
         write_metrics(run_directory, history)
+        # Not Keras' ModelCheckpoint: it writes in place, and takes braces in the path for its own.
+        beside = run_directory / "checkpoints" / ".part.keras"
+        model.save(beside)
+        beside.replace(beside.with_name(f"epoch={epoch + 1:02d}.keras"))
 
-    callbacks = [
-        keras.callbacks.LambdaCallback(on_epoch_end=record_epoch),
-        keras.callbacks.ModelCheckpoint(run_directory / "checkpoints" / "epoch={epoch:02d}.keras"),
-    ]
     start = time.monotonic()
     model.fit(
         train_images,
         train_labels,
         epochs=max_epochs,
         batch_size=batch_size,
-        callbacks=callbacks,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=record_epoch)],
         verbose=1 if sys.stdout.isatty() else 2,  # a progress bar, or one line an epoch
     )
     train_seconds = time.monotonic() - start

@@ -1,5 +1,6 @@
 """What a training shows while it runs, and keeps of each epoch."""
 
+import io
 import logging
 import time
 import warnings
@@ -7,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lit_mnist.module import LitMNIST
-from lit_mnist.run_directory import write_metrics
+from lit_mnist.run_directory import write_file, write_metrics
 
 COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the device: not at every step
@@ -41,28 +45,38 @@ class EpochResults(L.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
-            self.console.print(line, soft_wrap=True, highlight=False)
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
             if self.run_directory is not None:
                 write_metrics(self.run_directory, self.rows)
 
     @staticmethod
     def _line(row: dict[str, float], epochs: int | None, seconds: float) -> str:
         parts = [f"Epoch {row['epoch']:>2}/{epochs}", f"{seconds:5.1f} s"]
-        for stage, prefix in (("train", ""), ("val", "val ")):
-            if f"{stage}_loss" in row:
-                loss, accuracy = row[f"{stage}_loss"], row[f"{stage}_accuracy"]
-                parts += [f"{prefix}loss {loss:.4f}", f"{prefix}accuracy {accuracy:.4f}"]
+        parts.append(f"loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}")
+        if "val_loss" in row:
+            parts.append(f"(validation {row['val_loss']:.4f}, {row['val_accuracy']:.4f})")
         return "  ".join(parts)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then."""
+    """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then.
+
+    It leaves nothing behind: the lines of `EpochResults` stay.
+    """
+
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_last_batch or (batch_idx + 1) % BATCHES_BETWEEN_UPDATES == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, visible=False)
+        self.disable()  # testing and predicting take a second
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         assert isinstance(pl_module, LitMNIST)
@@ -73,9 +87,21 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
 
 
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside its place and rename it; Lightning copies it into its place from another directory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_file(Path(path), content.getvalue())
+
+
 def layer_table(module: L.LightningModule) -> Table:
     """List the layers of `module.model`: name, output shape without the batch, number of parameters."""
+    module.example_input_array = torch.zeros(1, 1, 28, 28)
     summary = ModelSummary(module, max_depth=2)
+    module.example_input_array = None
     table = Table("layer", "output shape (C, H, W)", title_justify="left")
     table.add_column("parameters", justify="right")
     for name, shape, count in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
@@ -96,5 +122,7 @@ def silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Results are logged once an epoch, whatever the interval for those of a step.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # --precision 16-mixed on a CPU: train refuses it with a line of its own.
+    warnings.filterwarnings("ignore", message=".*not supported on CPU.*")
     # lightning 2.6.6 calls a function of torch that torch 2.14 deprecates.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)

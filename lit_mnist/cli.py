@@ -5,6 +5,7 @@ Light on purpose: `--help` and a mistyped flag are answered before torch or Tens
 
 import functools
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
 if TYPE_CHECKING:
-    FinitePositiveFloat = float
+    LearningRate = float
+    Seed = int
 else:
-    FinitePositiveFloat = restricted_number_type("FinitePositiveFloat", float, [(">", 0), ("<", float("inf"))])
+    LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e6)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and torch's generators take
 
 
 class InputError(Exception):
@@ -31,7 +34,7 @@ class OneLineErrorParser(ArgumentParser):
 
 
 def run(function: Callable[..., Any], prog: str) -> None:
-    """Run `function` with the arguments of the command line; exit with 2 after an `InputError`.
+    """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -42,17 +45,27 @@ def run(function: Callable[..., Any], prog: str) -> None:
     def with_plain_numbers(**flags: Any) -> Any:
         return function(**{name: _plain(value) for name, value in flags.items()})
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
     description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
     try:
-        auto_cli(
+        result = auto_cli(
             with_plain_numbers,
             prog=prog,
             usage="%(prog)s [--flag value ...]",
             description=description,
+            as_positional=False,
+            allow_abbrev=False,
             parser_class=OneLineErrorParser,
         )
-    except InputError as error:
-        sys.exit(_print_error(f"{prog}: error: {error}"))
+    except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a directory that has vanished
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if isinstance(result, int):
+        sys.exit(result)
 
 
 def _plain(value: Any) -> Any:
@@ -62,14 +75,12 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _print_error(line: str) -> int:
-    print(line, file=sys.stderr)
-    return 2
-
-
 def _one_line(message: str) -> str:
     line = " ".join(message.split())
     line = re.sub(r'Parser key "(\w+)":', r"--\1:", line)
+    line = re.sub(r"Not of type \w+: (\S+ )?does not conform to restriction", r"\1is out of range, expected", line)
+    line = re.sub(r"Not of type \w+: invalid literal for int\(\) with base 10:", "expected a whole number, got", line)
+    line = re.sub(r"Not of type \w+: could not convert string to float:", "expected a number, got", line)
     line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.", "").replace("Got value", "Given value")
     line = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ", "", line)
     return re.sub(r"Given value type: \S+ ", "", line).replace(" - Expected a ", " or ").replace(" - ", ", ")

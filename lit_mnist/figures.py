@@ -45,8 +45,8 @@ def learning_curves(history: Sequence[Mapping[str, float]], test_loss: float, te
             axis.axhline(test, color=TEST, linestyle="--", linewidth=1.2, label=f"test after training: {shown}")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axis.legend(loc="upper right" if metric == "loss" else "lower right")
-        axes[0].set_title("Loss (nats per image)")
+            axis.legend()
+        axes[0].set_title("Loss (cross-entropy, nats per image)")
         axes[0].set_ylim(bottom=0)
         axes[1].set_title("Accuracy")
         axes[1].yaxis.set_major_formatter(PercentFormatter(1))
@@ -104,10 +104,12 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
             axis.axis("off")
         for axis, i in zip(axes.flat, shown, strict=False):
             axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
-            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{probabilities[i, predicted[i]]:.1%}")
+            probability = probabilities[i, predicted[i]]
+            sure = ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
+            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{sure}")
         figure.suptitle(
             f"{len(wrong):,} test images misclassified"
-            + (f", the {len(shown)} it was surest of" if len(shown) < len(wrong) else ""),
+            + (f"; the {len(shown)} the model was surest of" if len(shown) < len(wrong) else ""),
             fontsize=11,
         )
     return figure

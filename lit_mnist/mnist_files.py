@@ -1,5 +1,6 @@
 """The four MNIST files: put them in place, unpack them, make sure that they are what they claim to be."""
 
+import gzip
 import hashlib
 import math
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import filelock
 import torchvision
-from torchvision.datasets.utils import calculate_md5, extract_archive
+from torchvision.datasets.utils import calculate_md5
 
 from lit_mnist.cli import InputError
 
@@ -22,6 +23,7 @@ UNPACKED_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049  # first four bytes, big-endian: unsigned bytes in 3 dimensions and in 1
+LARGEST_FILE = 2**28  # bytes; five times MNIST's largest, and nothing that unpacks to more is read any further
 OTHER_DATA = "or pass --verify_data false for another data set in MNIST's format"
 
 
@@ -29,13 +31,14 @@ def prepare_files(data_dir: Path, verify: bool) -> None:
     """Leave the four unpacked files in `<data_dir>/MNIST/raw`, checked.
 
     Files that are there already, packed or unpacked, are used and never overwritten; the others come from this
-    package. A file appears under its name only when it is whole, whoever else prepares the same directory at the
-    same time and whenever the process is killed.
+    package, unless `verify` is False. A file appears under its name only when it is whole, whoever else prepares the
+    same directory at the same time and whenever the process is killed.
 
     Args:
         data_dir: directory as torchvision.datasets.MNIST understands it; made if it does not exist.
         verify: check that the files are MNIST's own, by md5. False admits other data sets in MNIST's format
-            (Fashion-MNIST, KMNIST); magic numbers, counts, shapes and the range of the labels are checked always.
+            (Fashion-MNIST, KMNIST), whose four files must all be there. Magic numbers, counts, shapes and the range of
+            the labels are checked always.
 
     Raises:
         InputError: names the first file that is missing, torn, of another shape or not MNIST's.
@@ -45,7 +48,11 @@ def prepare_files(data_dir: Path, verify: bool) -> None:
         if not all((raw / name).exists() for name in UNPACKED_MD5):
             raw.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(data_dir / "MNIST" / ".lock"):
-                _unpack_missing(raw, verify)
+                staging = data_dir / "MNIST" / ".unpacking"
+                try:
+                    _unpack_missing(raw, staging, verify)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
         for split in ("train", "t10k"):
             _check_split(raw / f"{split}-images-idx3-ubyte", raw / f"{split}-labels-idx1-ubyte", verify)
     except OSError as error:
@@ -60,35 +67,41 @@ def dataset_digest(data_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def _unpack_missing(raw: Path, verify: bool) -> None:
-    """Copy and unpack in a directory beside `raw`, then rename. The caller holds the lock."""
-    found = [path.name for name in UNPACKED_MD5 for path in (raw / name, raw / f"{name}.gz") if path.exists()]
-    staging = raw.with_name(".unpacking")
+def _unpack_missing(raw: Path, staging: Path, verify: bool) -> None:
+    """Copy and unpack in a directory on the same file system, then rename. The caller holds the lock."""
     shutil.rmtree(staging, ignore_errors=True)  # left behind by a process that was killed
     staging.mkdir()
     for packed_name, packed_md5 in torchvision.datasets.MNIST.resources:
         packed, unpacked = raw / packed_name, raw / packed_name.removesuffix(".gz")
+        for path in (packed, unpacked):
+            if path.is_symlink() and not path.exists():
+                raise InputError(f"{path}: a link to {path.readlink()}, which does not exist; mend or delete it")
         if unpacked.exists():
             continue
         if packed.exists():
             if verify and (md5 := calculate_md5(packed)) != packed_md5:
                 raise InputError(f"{packed}: md5 is {md5}, MNIST's is {packed_md5}; delete the file, {OTHER_DATA}")
-        elif found and not verify:
+        elif not verify:
             raise InputError(
-                f"{unpacked}: missing, although {found[0]} is there; "
-                "with --verify_data false add the other files of the same data set, packed (.gz) or not"
+                f"{unpacked}: missing; with --verify_data false all four files must be there, packed (.gz) or not, "
+                "since MNIST's would not belong to them"
             )
         else:
             with as_file(files("lit_mnist") / "mnist" / packed_name) as shipped:
                 shutil.copyfile(shipped, staging / packed_name)
             (staging / packed_name).replace(packed)
         try:
-            extract_archive(packed, staging)
-        except (EOFError, OSError, zlib.error) as error:
+            with gzip.open(packed) as file:
+                content = file.read(LARGEST_FILE + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{packed}: cannot be unpacked ({error}); delete the file or replace it") from error
+        if len(content) > LARGEST_FILE:
+            raise InputError(
+                f"{packed}: unpacks to more than {LARGEST_FILE:,} bytes; replace it with one of MNIST's format"
+            )
+        (staging / unpacked.name).write_bytes(content)
         _check_header(staging / unpacked.name, culprit=packed)
         (staging / unpacked.name).replace(unpacked)
-    shutil.rmtree(staging)
 
 
 def _check_split(images: Path, labels: Path, verify: bool) -> None:

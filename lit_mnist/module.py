@@ -25,7 +25,6 @@ class LitMNIST(L.LightningModule):
         self.save_hyperparameters()
         # Channels last: of no effect on a result, but convolution and pooling take 0.88 of the time on a CPU.
         self.model = MNISTClassifier().to(memory_format=torch.channels_last)
-        self.example_input_array = torch.zeros(1, 1, 28, 28)
         self.train_averages = Averages()
         self.evaluation_averages = Averages()
 

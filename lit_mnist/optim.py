@@ -28,9 +28,9 @@ class KerasAdam(torch.optim.Adam):
 
     Args:
         params: parameters, or parameter groups.
-        lr: learning rate, > 0. A scheduler may change it between steps.
+        lr: learning rate, >= 0. A scheduler may change it between steps.
         betas: decay of m and of v, each in [0, 1).
-        eps: epsilon hat, > 0. Keras' default is 1e-7, torch's is 1e-8.
+        eps: epsilon hat, >= 0. Keras' default is 1e-7, torch's is 1e-8.
         fused: use torch's fused kernel (CPU, CUDA and MPS have one).
 
     Raises:
@@ -54,6 +54,11 @@ class KerasAdam(torch.optim.Adam):
         param_group.setdefault("t", 0)
         super().add_param_group(param_group)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if not all("t" in group for group in self.param_groups):
+            raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
@@ -70,7 +75,7 @@ class KerasAdam(torch.optim.Adam):
                 loss = closure()
 
         learning_rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
+        for group in filter(lambda group: group["params"], self.param_groups):
             group["t"] += 1
             group["lr"] = keras_alpha(group["lr"], group["t"], group["betas"], group["params"][0].dtype)
             for parameter in group["params"]:

@@ -6,8 +6,11 @@ Only NumPy and matplotlib: neither framework is imported here, and nothing here 
 import csv
 import io
 import json
+import math
 import os
 import platform
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -34,13 +37,18 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
         InputError: if the name is not a plain one, or is taken.
     """
     name = f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}" if run_name is None else run_name
-    if name in {"", ".", ".."} or name != Path(name).name:
-        raise InputError(f"--run_name {name!r}: expected a plain name; the directory it is made in is --output_dir")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", name):
+        raise InputError(f"--run_name {name!r}: expected up to 100 letters, digits and _ . + = -, no path")
+    if "::" in str(output_dir):
+        raise InputError(f"--output_dir {output_dir}: expected a path without '::', which Lightning gives a meaning")
     run_directory = Path(output_dir) / name
     # Of several processes only the first makes the directory; the others may find it made already.
-    rank = next((int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
-    if rank == 0 and run_directory.exists():
-        raise InputError(f"{run_directory}: {TAKEN}")
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    try:
+        if all(os.environ.get(rank, "0") == "0" for rank in ranks) and run_directory.exists():
+            raise InputError(f"{run_directory}: {TAKEN}")
+    except OSError as error:
+        raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
     return run_directory
 
 
@@ -65,6 +73,7 @@ def create_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None
         (run_directory / "checkpoints").mkdir()
         write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
     except OSError as error:
+        shutil.rmtree(run_directory, ignore_errors=True)
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
 
 
@@ -90,7 +99,7 @@ def write_results(
     Args:
         run_directory: where to.
         history: one row an epoch: epoch (from 1), train_loss, train_accuracy, and val_* where there is any.
-        summary: what `summary.json` is to hold; `test_loss` and `test_accuracy` are drawn, too.
+        summary: what `summary.json` is to hold, null for what is not finite; the test results are drawn, too.
         images: test images, bytes, [N, 28, 28].
         labels: their classes, [N].
         probabilities: what the trained model gives for them, [N, 10].
@@ -109,7 +118,10 @@ def write_results(
         figure.savefig(picture, format="png")
         write_file(run_directory / name, picture.getvalue())
     # Last, so that a summary says that all the rest is there.
-    write_file(run_directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in summary.items()
+    }
+    write_file(run_directory / "summary.json", (json.dumps(finite, indent=2, allow_nan=False) + "\n").encode())
 
 
 def result_lines(run_directory: Path, summary: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from lit_mnist.cli import FinitePositiveFloat, InputError, run
+from lit_mnist.cli import InputError, LearningRate, Seed, run
 from lit_mnist.run_directory import create_run_directory, plan_run_directory, result_lines, versions, write_results
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 def train(
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto",
-    devices: int | Literal["auto"] = "auto",
+    devices: PositiveInt | Literal["auto"] = "auto",
     num_nodes: PositiveInt = 1,
     strategy: Literal["auto", "ddp"] = "auto",
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true",
     max_epochs: PositiveInt = 10,
     batch_size: PositiveInt = 100,
-    learning_rate: FinitePositiveFloat = 0.001,
-    seed: NonNegativeInt = 0,
+    learning_rate: LearningRate = 0.001,
+    seed: Seed = 0,
     data_dir: str = "data",
     verify_data: bool = True,
     validation_images: NonNegativeInt = 0,
@@ -46,10 +46,10 @@ def train(
         devices: How many of them; auto takes all GPUs, or one process on a CPU.
         num_nodes: How many machines.
         strategy: How several devices work together; auto chooses ddp for them.
-        precision: Of the arithmetic, in bits.
+        precision: Bits of the arithmetic; the mixed ones keep the weights in 32 bits.
         max_epochs: How often to go through the training images.
         batch_size: Images in a step, over all devices together.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         seed: Decides the start weights, the order of the images and which of them are held out.
         data_dir: Where the data set is, or is to be put.
         verify_data: Insist on MNIST's own files; false accepts other data in the same format.
@@ -65,7 +65,7 @@ def train(
         What summary.json holds; the test results alone after a fast_dev_run.
 
     Raises:
-        InputError: a wrong value or file; nothing was written.
+        InputError: a wrong value or file; nothing but the data set was written.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
     run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
@@ -73,18 +73,22 @@ def train(
     import lightning as L
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from rich.console import Console
+    from rich import get_console
 
-    from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
+    from lit_mnist.callbacks import AtomicCheckpoints, EpochResults, ProgressBar, layer_table, silence_lightning
     from lit_mnist.data import MNISTDataModule
     from lit_mnist.mnist_files import dataset_digest
     from lit_mnist.module import LitMNIST
 
     silence_lightning()
-    console = Console()
+    console = get_console()  # the one that the progress bar draws on
     results = EpochResults(console, None if fast_dev_run else run_directory)
-    callbacks: list[L.Callback] = [results, ModelCheckpoint(run_directory / "checkpoints", save_top_k=-1)]
-    if console.is_terminal:
+    callbacks: list[L.Callback] = [
+        results,
+        ModelCheckpoint(run_directory / "checkpoints", filename="{step:05d}", save_top_k=-1),
+    ]
+    show_progress = console.is_terminal and not console.is_dumb_terminal
+    if show_progress:
         callbacks.append(ProgressBar())
     try:
         trainer = L.Trainer(
@@ -96,12 +100,13 @@ def train(
             max_epochs=max_epochs,
             logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
             callbacks=callbacks,
+            plugins=[AtomicCheckpoints()],
             fast_dev_run=fast_dev_run,
             limit_train_batches=limit_train_batches,
             deterministic=deterministic,
             limit_val_batches=None if validation_images else 0,
             num_sanity_val_steps=0,
-            enable_progress_bar=console.is_terminal,
+            enable_progress_bar=show_progress,
             enable_model_summary=False,  # it rounds the counts; layer_table does not
         )
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
@@ -110,6 +115,9 @@ def train(
             f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
             f"{logger}: {reason} (--accelerator auto takes what this machine has)"
         ) from error
+
+    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
+        raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
 
     # Whatever can be wrong with the input shows before the first file is written and the first process started.
     L.seed_everything(seed, verbose=False)
@@ -122,13 +130,16 @@ def train(
         create_run_directory(run_directory, config)
     if trainer.is_global_zero:
         console.print(layer_table(module))
+        if num_nodes > 1:
+            console.print(f"Waiting for the processes of all {num_nodes} nodes.")
 
     start = time.monotonic()
     trainer.fit(module, data)
     train_seconds = time.monotonic() - start
     (test_results,) = trainer.test(module, data, verbose=False)
     if fast_dev_run:
-        console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
+        if trainer.is_global_zero:
+            console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
         return dict(test_results)
 
     probabilities = predict_test_images(trainer, module, data)
@@ -146,7 +157,7 @@ def train(
     if trainer.is_global_zero:
         images, labels = (x.numpy() for x in data.test.tensors)
         write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
-        console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False)
+        console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
     return summary
 
 

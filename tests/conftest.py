@@ -41,8 +41,8 @@ def command() -> Command:
 
 @pytest.fixture(scope="session")
 def keras_facts(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
-    """What Keras says of its model and of its data, recorded by a process of its own (tests/keras_facts.py)."""
+    """What Keras says of its model and of its data, recorded by a process of its own (`keras_ref.facts`)."""
     path = tmp_path_factory.mktemp("keras") / "facts.npz"
-    finished = command(Path(__file__).parent / "keras_facts.py", path)
+    finished = command("-m", "keras_ref.facts", "--output", path)
     assert finished.returncode == 0, finished.stderr
     return path

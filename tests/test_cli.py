@@ -65,9 +65,17 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--epochs", "3"], "--epochs"),
         (["stray"], "stray"),
         (["--config", "missing.yaml"], "--config: .*missing.yaml"),
-        (["--run_name", "a/b"], "--run_name 'a/b': expected a plain name"),
+        (["--seed", str(2**32)], "--seed: .*4294967296"),
+        (["--learning_rate", "1e300"], "--learning_rate: .*1e300"),
+        (["--see", "1"], "--see"),
+        (["--config", "binary.yaml"], "utf-8"),
+        (["--run_name", "a/b"], "--run_name 'a/b': expected up to 100 letters"),
         (["--run_name", ".."], "--run_name"),
         (["--run_name", ""], "--run_name"),
+        (["--run_name", "a::b"], "--run_name"),
+        (["--run_name", "[red]{x}"], "--run_name"),
+        (["--run_name", "x" * 300], "--run_name"),
+        (["--output_dir", "a::b"], "--output_dir a::b"),
         (["--run_name", "taken"], "taken: exists already; choose another --run_name"),
         (["--output_dir", "a_file"], "--output_dir a_file"),
         (["--data_dir", "a_file"], "a_file"),
@@ -84,8 +92,10 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
     [
         (["--accelerator", "quantum"], r"--accelerator: .*'auto', 'cpu', 'gpu', 'mps'.*quantum"),
         *LACKING,
-        (["--accelerator", "cpu", "--devices", "0"], "--devices 0"),
-        (["--devices", "x"], "--devices: .*int.*'auto'.*x"),
+        (["--devices", "0"], "--devices: .*0"),
+        (["--devices", "-1"], "--devices: .*-1"),
+        (["--accelerator", "cpu", "--precision", "16-mixed"], "--precision 16-mixed: cpu has bf16-mixed"),
+        (["--devices", "x"], "--devices: .*whole number.*'auto'.*x"),
         (["--strategy", "magic"], "--strategy: .*'auto', 'ddp'.*magic"),
         (["--precision", "8"], "--precision: .*'32-true'"),
         (["--logger", "paper"], "--logger: .*'csv', 'tensorboard'.*paper"),
@@ -103,6 +113,7 @@ def test_a_mistake_with_a_flag_of_the_port_gets_one_line(
 def check_refused(module: str, flags: list[str], says: str, directory: Path, command: Command) -> None:
     (directory / "runs" / "taken").mkdir(parents=True)
     (directory / "a_file").touch()
+    (directory / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="")
     assert finished.returncode == 2, finished.stderr
     assert finished.stdout == ""

@@ -129,6 +129,15 @@ def test_a_saved_optimizer_goes_on_to_the_same_bit() -> None:
     assert other.param_groups[0]["t"] == 20
 
 
+def test_the_state_of_torchs_adam_is_refused() -> None:
+    w = start(torch.float32)
+    other = torch.optim.Adam([w])
+    w.grad = torch.ones_like(w)
+    other.step()
+    with pytest.raises(ValueError, match="another optimizer"):
+        KerasAdam([w]).load_state_dict(other.state_dict())
+
+
 def test_step_returns_the_loss_of_its_closure() -> None:
     w = start(torch.float32)
 

@@ -22,6 +22,26 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_run_directory_that_cannot_be_filled_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lit_mnist.run_directory.write_file", full_disk)
+    with pytest.raises(InputError, match="No space left"):
+        create_run_directory(tmp_path / "run", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_first_process_of_several_minds_that_the_directory_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        plan_run_directory(tmp_path, "run", "prefix")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert plan_run_directory(tmp_path, "run", "prefix") == tmp_path / "run"
+
+
 def test_of_two_runs_of_one_name_one_wins(tmp_path: Path) -> None:
     ours, theirs = (plan_run_directory(tmp_path, "same", "prefix") for _ in range(2))
     create_run_directory(ours, {})

@@ -1,0 +1,185 @@
+"""The rungs of the parity ladder: compare what two processes recorded, with NumPy alone.
+
+Each rung is a function of arrays read from files, `ours` of the port and `theirs` of Keras, and returns what it
+compared, in the order in which a reader should look: the first that does not hold is the first divergence.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_ref.tolerances import FLOAT32_RATIO, FLOAT64, KOLMOGOROV_SMIRNOV
+from lit_mnist.trace_files import WEIGHTS
+
+Arrays = Mapping[str, np.ndarray]
+LAYERS = ("conv", "pool", "flatten", "hidden", "output")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared: what it was, how far the two sides are apart, and how far they may be."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.tolerance  # False for NaN
+
+
+def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
+    """Rung 1: images, labels, scaled pixels and one-hot rows are equal to the byte; an epoch is one as Keras goes."""
+    for split in ("train", "test"):
+        for kind in ("images", "labels", "pixels", "one_hot"):
+            yield equal(f"{split} {kind.replace('_', '-')}", ours, theirs, f"{split}/{kind}")
+    for rule, of in (
+        ("every image once in an epoch", each_image_once),
+        ("another order in each epoch", new_order_each_epoch),
+        ("batches of one size, the last with what is left", full_batches),
+    ):
+        yield Comparison(rule, float(of(ours) != of(theirs)), 0)
+
+
+def structure(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
+    """Rung 2: names and order of the layers, output shapes, parameter counts."""
+    yield equal("names and order of the layers", ours, theirs, "layers")
+    for name in theirs["layers"]:
+        yield equal(f"output shape of {name}", ours, theirs, f"shape/{name}")
+    yield equal("parameters of each layer", ours, theirs, "parameters")
+    yield equal("dtype of the start weights", dtypes(ours), dtypes(theirs), "dtypes")
+
+
+def initialisation(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
+    """Rung 3: over all seeds, kernels are Glorot uniform and biases zero, on both sides."""
+    for side, arrays in (("ours", ours), ("theirs", theirs)):
+        for key, shape in WEIGHTS.items():
+            drawn = [
+                array.ravel() for name, array in arrays.items() if name.startswith("initial/") and name.endswith(key)
+            ]
+            sample = np.concatenate(drawn) if drawn else np.array([np.nan])
+            if key.endswith("bias"):
+                yield Comparison(f"{key}, {side}: largest", float(np.abs(sample).max()), 0)
+            else:
+                field = int(np.prod(shape[:-2]))
+                bound = np.sqrt(6 / (field * (shape[-2] + shape[-1])))
+                distance = kolmogorov_smirnov(sample, bound)
+                yield Comparison(f"{key}, {side}: distance from Glorot uniform", distance, KOLMOGOROV_SMIRNOV)
+
+
+def weight_transfer(given: Arrays, ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
+    """Rung 4: weights from a file into the model and back are the same bits, on both sides."""
+    for side, arrays in (("ours", ours), ("theirs", theirs)):
+        for key in WEIGHTS:
+            same = np.array_equal(given[f"weights/{key}"], arrays.get(f"loaded/{key}", np.nan))
+            yield Comparison(f"{key}, {side}", float(not same), 0)
+
+
+def forward(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 5: what every layer gives."""
+    for step in steps_of(theirs, "activations"):
+        yield from close(f"activations/{step}", LAYERS, ours, theirs, exact)
+
+
+def loss(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 6: the loss of each batch of the edge cases."""
+    yield from close("", ["loss"], ours, theirs, exact)
+
+
+def gradients(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 7: the gradient of every tensor, at several points of the training."""
+    for step in steps_of(theirs, "gradients"):
+        yield from close(f"gradients/{step}", WEIGHTS, ours, theirs, exact)
+
+
+def optimizer(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 8: m, v and the weights after a step."""
+    for step in steps_of(theirs, "after"):
+        for kind in ("adam_m", "adam_v", "weights"):
+            yield from close(f"after/{step}/{kind}", WEIGHTS, ours, theirs, exact)
+
+
+def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 9: loss and accuracy of every step, then weights, m, v, test probabilities and predictions at the end."""
+    yield from close("", ["loss"], ours, theirs, exact)
+    if exact is None:
+        yield from close("", ["accuracy"], ours, theirs)
+    for kind in ("weights", "adam_m", "adam_v"):
+        yield from close(kind, WEIGHTS, ours, theirs, exact)
+    yield from close("", ["probabilities"], ours, theirs, exact)
+    if exact is None:
+        differing = np.argmax(ours["probabilities"], axis=1) != np.argmax(theirs["probabilities"], axis=1)
+        yield Comparison("differing predictions of test images", float(differing.sum()), 0)
+
+
+def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+    """Rung 10: the loss and the accuracy that each framework reports for each epoch."""
+    yield from close("history", ["loss", "accuracy"], ours, theirs, exact)
+
+
+def close(
+    prefix: str, keys: Iterable[str], ours: Arrays, theirs: Arrays, exact: Arrays | None = None
+) -> Iterator[Comparison]:
+    """Compare arrays: in float64 with each other; in float32 the errors of both against the exact run."""
+    for key in keys:
+        name = f"{prefix}/{key}".lstrip("/")
+        if exact is None:
+            apart, where = largest_difference(ours.get(name), theirs[name])
+            yield Comparison(f"{name}{where}", apart, FLOAT64)
+        else:
+            our_error, where = largest_difference(ours.get(name), exact[name])
+            their_error, _ = largest_difference(theirs[name], exact[name])
+            # Where Keras happens to hit the exact value, one rounding of it is what float32 can do at best.
+            rounding = float(np.spacing(np.abs(exact[name]).max().astype(np.float32))) / 2
+            yield Comparison(f"{name}{where}", our_error / max(their_error, rounding), FLOAT32_RATIO)
+
+
+def largest_difference(ours: np.ndarray | None, theirs: np.ndarray) -> tuple[float, str]:
+    """Return the largest absolute difference of any element, and where it is; NaN and a missing array are far away."""
+    if ours is None:
+        return np.inf, " (not recorded)"
+    if ours.shape != theirs.shape:
+        return np.inf, f" {ours.shape} instead of {theirs.shape}"
+    apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    apart[np.isnan(apart)] = np.inf
+    worst = np.unravel_index(np.argmax(apart), apart.shape)
+    return float(apart[worst]), "" if apart.ndim == 0 else f"[{', '.join(map(str, worst))}]"
+
+
+def equal(what: str, ours: Arrays, theirs: Arrays, key: str) -> Comparison:
+    return Comparison(what, float(not np.array_equal(ours.get(key, np.nan), theirs[key])), 0)
+
+
+def dtypes(arrays: Arrays) -> Arrays:
+    return {
+        "dtypes": np.array([str(arrays[f"initial/0/{key}"].dtype) for key in WEIGHTS if f"initial/0/{key}" in arrays])
+    }
+
+
+def steps_of(arrays: Arrays, kind: str) -> list[int]:
+    """Return the steps at which `kind` was recorded, as in gradients/10/conv/bias."""
+    parts = [name.split("/") for name in arrays]
+    return sorted({int(part[1]) for part in parts if part[0] == kind and part[1].isdigit()})
+
+
+def each_image_once(arrays: Arrays) -> bool:
+    return all(np.array_equal(np.sort(epoch), np.arange(len(epoch))) for epoch in arrays["order"])
+
+
+def new_order_each_epoch(arrays: Arrays) -> bool:
+    return len({epoch.tobytes() for epoch in arrays["order"]}) == len(arrays["order"])
+
+
+def full_batches(arrays: Arrays) -> bool:
+    sizes = arrays["batch_sizes"]
+    return len(set(sizes[:-1])) == 1 and 0 < sizes[-1] <= sizes[0] and sizes.sum() == arrays["order"].shape[1]
+
+
+def kolmogorov_smirnov(sample: np.ndarray, bound: float) -> float:
+    """Return the Kolmogorov-Smirnov distance of a sample from uniform(-bound, bound), times sqrt(n)."""
+    if not np.abs(sample).max() <= bound * (1 + 1e-6):  # beyond float32's rounding of the bound; NaN, too
+        return float(np.inf)
+    expected = (np.sort(sample).astype(np.float64) + bound) / (2 * bound)
+    steps = np.arange(len(sample) + 1) / len(sample)
+    return float(max(np.abs(expected - steps[1:]).max(), np.abs(expected - steps[:-1]).max()) * np.sqrt(len(sample)))

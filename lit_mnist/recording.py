@@ -1,0 +1,265 @@
+"""Record a training with Lightning: what `python -m lit_mnist.trace` does once torch is there.
+
+What a candidate must offer, to be traced in place of `LitMNIST`:
+
+- a `LightningModule` that is made as `Candidate(learning_rate=...)`;
+- layers named conv, pool, flatten, hidden and output somewhere in it, of which conv, hidden and output have `weight`
+  and `bias` in torch's layout. A candidate with another layout says so with two static methods in place of those of
+  `lit_mnist.weights`: `to_keras(tensors)` and `from_keras(arrays)`;
+- `training_step((images, labels), batch_idx)` returns the loss of images [N, 1, 28, 28] in [0, 1] and one-hot labels
+  [N, 10]; calling it with images gives probabilities [N, 10];
+- if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`;
+- it logs `train_loss` and `train_accuracy` once an epoch;
+- `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_mnist import weights
+from lit_mnist.callbacks import silence_lightning
+from lit_mnist.cli import InputError
+from lit_mnist.data import Batches, MNISTDataModule
+from lit_mnist.trace_files import TraceInputs, digest
+
+LAYERS = ("conv", "pool", "flatten", "hidden", "output")
+
+
+def record(given: TraceInputs, candidate: str) -> dict[str, np.ndarray]:
+    """Train as given and return all that was recorded, keyed as in a trace's output file.
+
+    Raises:
+        InputError: if there is no such candidate, or it lacks something named above.
+    """
+    silence_lightning()
+    dtype = torch.float64 if given.dtype == "float64" else torch.float32
+    module = load_candidate(candidate)(learning_rate=given.learning_rate).to(dtype)
+    layout = Layout(module, candidate)
+    layout.load(given.weights)
+
+    data = given_batches(given, data_module(type(module)))
+    recorder = Recorder(given, layout)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision="64-true" if given.dtype == "float64" else "32-true",
+        max_epochs=given.epochs,
+        callbacks=[recorder],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data.prepare_data()
+    data.setup()
+    loaded = layout.keyed("loaded", dict(module.named_parameters()))
+    trainer.fit(module, data)
+    recorder.arrays |= loaded | layout.state("", trainer.optimizers[0])
+    probabilities = torch.cat(trainer.predict(module, data))  # type: ignore[arg-type]
+    return recorder.finished() | {"probabilities": probabilities.numpy()}
+
+
+def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
+    """Return what a port is before it trains.
+
+    Returns:
+        `layers` and `parameters`, names and numbers in the order of the data's way through them; `shape/<layer>` as
+        Keras has it, H, W, C; `train/images`, `train/labels`, `train/pixels`, `train/one_hot` and the same of `test`:
+        digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [epochs, I]: the
+        training images in the order of each epoch; `batch_sizes` of an epoch.
+    """
+    silence_lightning()
+    candidate_class = load_candidate(candidate)
+    module = candidate_class(learning_rate=0.001)
+    layout = Layout(module, candidate)
+    data = data_module(candidate_class)(data_dir, batch_size=128)
+    data.prepare_data()
+    data.setup()
+    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    data.trainer = trainer
+
+    activations = layout.activations(torch.zeros(1, 1, 28, 28))
+    recorded = {
+        "layers": np.array(list(activations)),
+        "parameters": np.array([sum(p.numel() for p in layout.layers[name].parameters()) for name in activations]),
+    }
+    for name, array in activations.items():
+        recorded[f"shape/{name}"] = np.array(array.shape[1:])
+    for split, dataset in (("train", data.train), ("test", data.test)):
+        images, labels = dataset.tensors
+        pixels, rows = data.on_after_batch_transfer((images, labels), 0)
+        recorded[f"{split}/images"] = digest(images.numpy())
+        recorded[f"{split}/labels"] = digest(labels.numpy().astype(np.uint8))
+        recorded[f"{split}/pixels"] = digest(pixels.movedim(1, -1).numpy())
+        recorded[f"{split}/one_hot"] = digest(rows.numpy())
+
+    for seed in range(seeds):
+        L.seed_everything(seed, verbose=False)
+        drawn = Layout(candidate_class(learning_rate=0.001), candidate)
+        recorded |= drawn.keyed(f"initial/{seed}", dict(drawn.module.named_parameters()))
+
+    batches = data.train_batches()
+    epochs = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        epochs.append(list(batches))
+    recorded["order"] = np.stack([torch.cat(epoch).numpy() for epoch in epochs])
+    recorded["batch_sizes"] = np.array([len(batch) for batch in epochs[0]])
+    return recorded
+
+
+def load_candidate(name: str) -> type[L.LightningModule]:
+    """Import a class named as package.module:Class."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        candidate = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"--candidate {name}: {error}; expected package.module:Class") from error
+    if not (isinstance(candidate, type) and issubclass(candidate, L.LightningModule)):
+        raise InputError(f"--candidate {name}: not a LightningModule")
+    return candidate
+
+
+class Layout:
+    """Read and write a candidate's tensors in Keras' layout, and what its layers give."""
+
+    def __init__(self, module: L.LightningModule, candidate: str) -> None:
+        self.module = module
+        self.to_keras = getattr(module, "to_keras", weights.to_keras)
+        self.from_keras = getattr(module, "from_keras", weights.from_keras)
+        by_name = {name.rpartition(".")[2]: layer for name, layer in module.named_modules()}
+        missing = [name for name in LAYERS if name not in by_name]
+        if missing:
+            raise InputError(f"--candidate {candidate}: has no layer named {missing[0]}")
+        self.layers = {name: by_name[name] for name in LAYERS}
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, tensor in self.from_keras(arrays).items():
+            layer, kind = name.split(".")
+            with torch.no_grad():
+                getattr(self.layers[layer], kind).copy_(tensor)
+
+    def keyed(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        return {f"{prefix}/{key}": array for key, array in self.to_keras(tensors).items()}
+
+    def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+        """Return the weights and the moments of Adam, as far as the optimizer keeps them."""
+        parameters = dict(self.module.named_parameters())
+        arrays = self.keyed(f"{prefix}weights", parameters)
+        for kind, moment in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
+            if all(moment in optimizer.state[parameter] for parameter in parameters.values()):
+                moments = {name: optimizer.state[parameter][moment] for name, parameter in parameters.items()}
+                arrays |= self.keyed(f"{prefix}{kind}", moments)
+        return arrays
+
+    def activations(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Return what each layer gives for images [N, 1, 28, 28], activation function included, in the order of layers.
+
+        ReLU is applied once more to what leaves a layer: of no effect where it was applied, and it makes a port that
+        pools before ReLU comparable. A ReLU that is missing shows in the next layer.
+        """
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
+            for name, layer in self.layers.items()
+        ]
+        with torch.no_grad():
+            probabilities = self.module(images)
+        for hook in hooks:
+            hook.remove()
+        shown = {name: F.relu(tensor) for name, tensor in seen.items()} | {"output": probabilities}
+        return {name: weights.activation_to_keras(tensor) for name, tensor in shown.items()}
+
+
+class Recorder(L.Callback):
+    """Keep the loss and the accuracy of every batch before its update, each epoch's report, and more where asked."""
+
+    def __init__(self, given: TraceInputs, layout: Layout) -> None:
+        self.layout = layout
+        self.record_at = set(given.record_at.tolist())
+        self.arrays: dict[str, np.ndarray] = {}
+        self.losses: list[Tensor] = []
+        self.accuracies: list[float] = []
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        images, labels = batch
+        with torch.no_grad():
+            predicted = pl_module(images).argmax(dim=1)
+        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
+        if self.step == 0:
+            self.arrays |= {f"activations/{name}": array for name, array in self.layout.activations(images).items()}
+        if self.step in self.record_at:
+            prefix = f"activations/{self.step}"
+            self.arrays |= {f"{prefix}/{name}": array for name, array in self.layout.activations(images).items()}
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.step in self.record_at:
+            gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            self.arrays |= self.layout.keyed(f"gradients/{self.step}", gradients)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.step in self.record_at:
+            self.arrays |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
+        self.losses.append(outputs["loss"])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.history.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    def finished(self) -> dict[str, np.ndarray]:
+        history = {
+            f"history/{name}": np.array([epoch[f"train_{name}"] for epoch in self.history])
+            for name in ("loss", "accuracy")
+            if all(f"train_{name}" in epoch for epoch in self.history)
+        }
+        loss = torch.stack(self.losses).double().numpy()
+        return self.arrays | history | {"loss": loss, "accuracy": np.array(self.accuracies)}
+
+
+def data_module(candidate: type[L.LightningModule]) -> type[MNISTDataModule]:
+    return getattr(candidate, "data_module", MNISTDataModule)
+
+
+def given_batches(given: TraceInputs, base: type[MNISTDataModule]) -> MNISTDataModule:
+    """Make a data module that does all as `base` does, but serves the batches of a trace."""
+
+    class GivenBatches(base):  # type: ignore[misc, valid-type]
+        def train_batches(self) -> Batches:
+            return GivenOrder(given)
+
+    return GivenBatches(given.data_dir, batch_size=given.batches.shape[1], verify_data=given.verify_data)
+
+
+class GivenOrder(Batches):
+    """The batches of a trace, epoch by epoch."""
+
+    def __init__(self, given: TraceInputs) -> None:
+        super().__init__(given.batches.ravel(), given.batches.shape[1])
+        self.given = given
+
+    def __len__(self) -> int:
+        return self.given.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first = self.epoch * len(self)
+        for row in self.given.batches[first : first + len(self)]:
+            yield torch.from_numpy(row[row >= 0])

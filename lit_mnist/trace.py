@@ -1,0 +1,35 @@
+"""python -m lit_mnist.trace: train on given batches from given weights, and record all that can be compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lit_mnist.cli import run
+from lit_mnist.run_directory import versions
+from lit_mnist.trace_files import TraceInputs, write_arrays
+
+
+def trace(inputs: str, output: str, candidate: str = "lit_mnist:LitMNIST") -> None:
+    """Train a LightningModule on given batches from given weights and record every step.
+
+    The training is the real one: Trainer.fit with the module, its optimizer and the data module. Only the start
+    weights and the order of the images are given instead of drawn. keras_ref.trace does the same in Keras.
+
+    Args:
+        inputs: File (.npz) with start weights, batches and settings, as lit_mnist.trace_files describes it.
+        output: File (.npz) to write.
+        candidate: The LightningModule, as package.module:Class.
+    """
+    given = TraceInputs.read(Path(inputs))
+
+    from lit_mnist.recording import record
+
+    recorded = record(given, candidate)
+    recorded["run_id"] = np.asarray(given.run_id)
+    recorded["versions"] = np.asarray(json.dumps(versions("torch", "lightning", "numpy")))
+    write_arrays(Path(output), recorded)
+
+
+if __name__ == "__main__":
+    run(trace, prog="python -m lit_mnist.trace")

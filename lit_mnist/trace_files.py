@@ -1,0 +1,135 @@
+"""The files in which the two sides meet: what a traced training starts from, and what it recorded.
+
+NumPy alone; neither framework is imported here.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lit_mnist.cli import InputError
+from lit_mnist.run_directory import write_file
+
+# Weights in files have Keras' layout, whoever wrote them.
+WEIGHTS = {
+    "conv/kernel": (3, 3, 1, 6),
+    "conv/bias": (6,),
+    "hidden/kernel": (1176, 128),
+    "hidden/bias": (128,),
+    "output/kernel": (128, 10),
+    "output/bias": (10,),
+}
+
+
+@dataclass(frozen=True)
+class TraceInputs:
+    """A training that is given in every detail.
+
+    Args:
+        run_id: copied to the outputs, so that those of another training are never taken for these.
+        dtype: "float32" or "float64".
+        weights: start weights in Keras' layout, with the keys and shapes of `WEIGHTS`.
+        batches: int64 [S, B]: the training images of each step; -1 pads a short batch at its end.
+        learning_rate: of Adam.
+        steps_per_epoch: a divisor of S.
+        record_at: int64 [K]: the steps, from 0, at which activations and gradients are recorded, and the weights and
+            the moments of Adam after the update.
+        data_dir: directory of the data set.
+        verify_data: whether it has to be MNIST.
+    """
+
+    run_id: str
+    dtype: str
+    weights: dict[str, np.ndarray]
+    batches: np.ndarray
+    learning_rate: float
+    steps_per_epoch: int
+    record_at: np.ndarray
+    data_dir: str = "data"
+    verify_data: bool = True
+
+    @property
+    def epochs(self) -> int:
+        return len(self.batches) // self.steps_per_epoch
+
+    def write(self, path: Path) -> None:
+        arrays = {f"weights/{key}": array for key, array in self.weights.items()}
+        for name in (
+            "run_id",
+            "dtype",
+            "batches",
+            "learning_rate",
+            "steps_per_epoch",
+            "record_at",
+            "data_dir",
+            "verify_data",
+        ):
+            arrays[name] = np.asarray(getattr(self, name))
+        write_arrays(path, arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> "TraceInputs":
+        """Read and check a file.
+
+        Raises:
+            InputError: if it is not a trace's input, names what is wrong with it.
+        """
+        arrays = read_arrays(path)
+        try:
+            inputs = cls(
+                run_id=str(arrays["run_id"]),
+                dtype=str(arrays["dtype"]),
+                weights={key: arrays[f"weights/{key}"] for key in WEIGHTS},
+                batches=arrays["batches"],
+                learning_rate=float(arrays["learning_rate"]),
+                steps_per_epoch=int(arrays["steps_per_epoch"]),
+                record_at=arrays["record_at"],
+                data_dir=str(arrays.get("data_dir", "data")),
+                verify_data=bool(arrays.get("verify_data", True)),
+            )
+        except KeyError as error:
+            raise InputError(f"{path}: {error.args[0]} is missing") from error
+        for key, shape in WEIGHTS.items():
+            if inputs.weights[key].shape != shape or inputs.weights[key].dtype != inputs.dtype:
+                found = f"{inputs.weights[key].dtype} {inputs.weights[key].shape}"
+                raise InputError(f"{path}: weights/{key} is {found}, expected {inputs.dtype} {shape}")
+        for holds, expected in (
+            (inputs.dtype in {"float32", "float64"}, "dtype float32 or float64"),
+            (inputs.batches.ndim == 2 and inputs.batches.size > 0, "batches [S, B]"),
+            (inputs.steps_per_epoch > 0 and len(inputs.batches) % max(inputs.steps_per_epoch, 1) == 0,
+             "steps_per_epoch to divide the number of batches"),
+            ((inputs.batches[:, 0] >= 0).all(), "an image in every batch"),
+        ):  # fmt: skip
+            if not holds:
+                raise InputError(f"{path}: expected {expected}")
+        return inputs
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file; nothing in it is unpickled.
+
+    Raises:
+        InputError: if it is missing, torn or no .npz file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as .npz ({error})") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz file; it is there as a whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own flags
+    write_file(path, buffer.getvalue())
+
+
+def digest(array: np.ndarray) -> np.ndarray:
+    """Return the sha256 of an array's elements in row order, as an array for a file."""
+    return np.array(hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
