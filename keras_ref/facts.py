@@ -55,6 +55,7 @@ def record_facts(data_dir: str, seeds: int) -> dict[str, np.ndarray]:
             recorded[f"initial/{seed}/{layer}/{name}"] = variable.numpy()
 
     random.seed(0)
+    recorded["images"] = np.array(1_050)
     recorded["order"], recorded["batch_sizes"] = order_of_images(images=1_050, epochs=3)
     keras.utils.set_random_seed(0)
     recorded["order_with_a_global_seed"], _ = order_of_images(images=1_050, epochs=3)

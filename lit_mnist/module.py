@@ -32,18 +32,25 @@ class LitMNIST(L.LightningModule):
         """Compute the class probabilities of images in [0, 1]: [N, 1, 28, 28] to [N, 10]."""
         return self.model(images).softmax(dim=1)
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the cross-entropy of logits [N, 10] and one-hot labels [N, 10], averaged over images, in nats.
+
+        From the logits, not from the probabilities: Keras, too, looks behind the softmax of the last layer for them.
+        """
+        return F.cross_entropy(logits, labels)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._loss(batch, self.train_averages)
+        loss = self._shared_step(batch, self.train_averages)
         # Not in on_train_epoch_end: Lightning calls that of the callbacks first, and they want to read the result.
         if self.trainer.is_last_batch:
             self._log_epoch("train", self.train_averages)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._loss(batch, self.evaluation_averages)
+        self._shared_step(batch, self.evaluation_averages)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._loss(batch, self.evaluation_averages)
+        self._shared_step(batch, self.evaluation_averages)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self(batch[0])  # [N, 10]
@@ -66,11 +73,10 @@ class LitMNIST(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.evaluation_averages)
 
-    def _loss(self, batch: tuple[Tensor, Tensor], averages: "Averages") -> Tensor:
+    def _shared_step(self, batch: tuple[Tensor, Tensor], averages: "Averages") -> Tensor:
         images, labels = batch
         logits = self.model(images)  # [N, 10]
-        # From the logits: Keras, too, looks behind the softmax of the last layer for them.
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, labels)
         averages.update(loss.detach(), logits.detach(), labels)
         return loss
 

@@ -74,7 +74,7 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         `layers` and `parameters`, names and numbers in the order of the data's way through them; `shape/<layer>` as
         Keras has it, H, W, C; `train/images`, `train/labels`, `train/pixels`, `train/one_hot` and the same of `test`:
         digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [epochs, I]: the
-        training images in the order of each epoch; `batch_sizes` of an epoch.
+        training images in the order of each epoch; `batch_sizes` of an epoch; `images`, how many there are to train on.
     """
     silence_lightning()
     candidate_class = load_candidate(candidate)
@@ -114,6 +114,7 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         epochs.append(list(batches))
     recorded["order"] = np.stack([torch.cat(epoch).numpy() for epoch in epochs])
     recorded["batch_sizes"] = np.array([len(batch) for batch in epochs[0]])
+    recorded["images"] = np.array(len(data.train))
     return recorded
 
 

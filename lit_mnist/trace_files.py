@@ -117,7 +117,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         InputError: if it is missing, torn or no .npz file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as .npz ({error})") from error

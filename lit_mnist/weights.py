@@ -66,7 +66,8 @@ def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 def activation_to_keras(tensor: Tensor) -> np.ndarray:
     """Turn what a layer gives, [N, C, H, W] or, flattened, [N, CHW], into Keras' order: [N, H, W, C] or [N, HWC]."""
-    array = tensor.detach().cpu().numpy()
+    # A candidate may compute in bfloat16, which NumPy does not have.
+    array = tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float32)).numpy()
     if array.ndim == 4:
         return array.transpose(0, 2, 3, 1).copy()
     if array.shape[1:] == (1176,):

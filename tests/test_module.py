@@ -104,7 +104,7 @@ def test_the_loss_stays_finite_and_exact_for_saturated_logits() -> None:
         module.model.output.weight.zero_()
         module.model.output.bias[0] = 1000.0
     labels = torch.nn.functional.one_hot(torch.tensor([0, 1]), 10).float()
-    loss = module._loss((torch.zeros(2, 1, 28, 28), labels), Averages())
+    loss = module.loss(module.model(torch.zeros(2, 1, 28, 28)), labels)
     assert loss.item() == 500.0  # (0 + 1000) / 2; from the probabilities it would be infinite, or clipped
 
 

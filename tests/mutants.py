@@ -1,0 +1,290 @@
+"""Mistakes of Keras-to-PyTorch ports, each a candidate that the ladder has to stop, and correct ports that it passes.
+
+PYTHONPATH=tests python -m keras_ref.parity --candidate mutants:NoEpsilonHat
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_mnist import KerasAdam, LitMNIST, MNISTClassifier, MNISTDataModule, weights
+from lit_mnist.data import Batches
+
+
+class Optimizer(LitMNIST):
+    """A port whose optimizer is another."""
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizer(self.parameters(), self.hparams["learning_rate"])
+
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+
+class Epsilon1e8(Optimizer):
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr)
+
+
+class NoEpsilonHat(Optimizer):
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr, eps=1e-7)
+
+
+class ExactBetas(Optimizer):
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        class WithExactBetas(torch.optim.Adam):
+            t = 0
+
+            def step(self, closure: Any = None) -> Any:
+                self.t += 1
+                self.param_groups[0]["eps"] = 1e-7 / np.sqrt(1 - 0.999**self.t)
+                return super().step(closure)
+
+        return WithExactBetas(parameters, lr)
+
+
+class WeightDecay(Optimizer):
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        class Decaying(KerasAdam):
+            def step(self, closure: Any = None) -> Any:
+                loss = super().step(closure)
+                with torch.no_grad():
+                    for parameter in self.param_groups[0]["params"]:
+                        parameter.mul_(1 - lr * 0.004)
+                return loss
+
+        return Decaying(parameters, lr)
+
+
+class AnotherLearningRate(Optimizer):
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        return KerasAdam(parameters, lr * 1.01)
+
+
+class LearningRateDecay(LitMNIST):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class FlattensChannelsFirst(LitMNIST):
+    """The hidden kernel is transposed, but its rows are left in Keras' order."""
+
+    @staticmethod
+    def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return weights.from_keras(arrays) | {"hidden.weight": torch.from_numpy(arrays["hidden/kernel"].T.copy())}
+
+    @staticmethod
+    def to_keras(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        (hidden,) = (tensor for name, tensor in tensors.items() if name.endswith("hidden.weight"))
+        return weights.to_keras(tensors) | {"hidden/kernel": hidden.detach().numpy().T.copy()}
+
+
+class KernelNotTransposed(LitMNIST):
+    """Rows and columns of the convolution's kernel are exchanged, on the way in and on the way out."""
+
+    @staticmethod
+    def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return weights.from_keras({**arrays, "conv/kernel": arrays["conv/kernel"].transpose(1, 0, 2, 3)})
+
+    @staticmethod
+    def to_keras(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        arrays = weights.to_keras(tensors)
+        return {**arrays, "conv/kernel": arrays["conv/kernel"].transpose(1, 0, 2, 3)}
+
+
+class KernelTransposedOneWay(LitMNIST):
+    from_keras = staticmethod(KernelNotTransposed.from_keras)
+
+
+class Model(LitMNIST):
+    """A port whose layer stack is another."""
+
+    stack: type[MNISTClassifier]
+
+    def __init__(self, learning_rate: float = 0.001) -> None:
+        super().__init__(learning_rate)
+        self.model = self.stack()
+
+
+class TorchInitialisation(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def reset_parameters(self) -> None:
+            pass  # torch has drawn when the layers were made
+
+
+class RandomBiases(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            nn.init.uniform_(self.hidden.bias, -0.03, 0.03)
+
+
+class ConvWithoutBias(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 6, 3, padding="same", bias=False)
+
+
+class PaddingOnOneSide(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv.padding = "valid"
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(F.pad(images, (0, 2, 0, 2)))
+
+
+class AveragePooling(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AvgPool2d(2)
+
+
+class MissingReLU(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.flatten(self.pool(self.conv(images)))
+            return self.output(F.relu(self.hidden(x)))
+
+
+class MaximumForReLU(Model):
+    """max(x, 0) is ReLU but for its gradient at zero, which torch shares out between the two."""
+
+    class stack(MNISTClassifier):  # noqa: N801
+        def forward(self, images: Tensor) -> Tensor:
+            zero = images.new_zeros(())
+            x = self.flatten(self.pool(torch.maximum(self.conv(images), zero)))
+            return self.output(torch.maximum(self.hidden(x), zero))
+
+
+class BFloat16(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(images.float()).to(images.dtype)
+
+
+class SoftmaxTwice(LitMNIST):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits.softmax(dim=1), labels)
+
+
+class ClippedProbabilities(LitMNIST):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return -(labels * logits.softmax(dim=1).clamp(1e-7, 1 - 1e-7).log()).sum(dim=1).mean()
+
+
+class SummedLoss(LitMNIST):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits, labels) * len(labels)
+
+
+class LabelSmoothing(LitMNIST):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=0.01)
+
+
+class AverageOfBatchAverages(LitMNIST):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        logits = self.model(batch[0])
+        loss = self.loss(logits, batch[1])
+        accuracy = (logits.argmax(1) == batch[1].argmax(1)).to(loss).mean()
+        self.log_dict({"train_loss": loss, "train_accuracy": accuracy}, on_epoch=True, on_step=False, batch_size=1)
+        return loss
+
+
+class Data(MNISTDataModule):
+    """A data module that does something to the pixels."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images, labels = super().on_after_batch_transfer(batch, dataloader_idx)
+        return self.change(images), labels
+
+    def change(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class PixelsNotScaled(LitMNIST):
+    class data_module(Data):  # noqa: N801
+        def change(self, images: Tensor) -> Tensor:
+            return images * 255
+
+
+class PixelsNormalised(LitMNIST):
+    class data_module(Data):  # noqa: N801
+        def change(self, images: Tensor) -> Tensor:
+            return (images - 0.1307) / 0.3081
+
+
+class NoShuffling(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            return Batches(self.train_indices, self.batch_size)
+
+
+class LastBatchDropped(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            whole = len(self.train_indices) // self.batch_size * self.batch_size
+            return Batches(self.train_indices[:whole], self.batch_size, shuffle=True, seed=self.seed)
+
+
+# Correct ports, written differently
+
+
+class LabelsByIndex(LitMNIST):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels.argmax(dim=1))
+
+
+class ChannelsFirst(Model):
+    stack = MNISTClassifier  # without LitMNIST's channels-last memory
+
+
+class PoolsBeforeReLU(Model):
+    class stack(MNISTClassifier):  # noqa: N801
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.flatten(F.relu(self.pool(self.conv(images))))
+            return self.output(F.relu(self.hidden(x)))
+
+
+# Mutant: the rung at which it has to fail first, and what is named there.
+MUTANTS: dict[type[LitMNIST], tuple[int, str]] = {
+    PixelsNotScaled: (1, "train pixels"),
+    PixelsNormalised: (1, "train pixels"),
+    NoShuffling: (1, "another order in each epoch"),
+    LastBatchDropped: (1, "every image once"),
+    ConvWithoutBias: (2, "parameters"),
+    TorchInitialisation: (3, "conv/kernel, ours"),
+    RandomBiases: (3, "hidden/bias, ours"),
+    KernelTransposedOneWay: (4, "conv/kernel, ours"),
+    KernelNotTransposed: (5, "activations/0/conv"),
+    PaddingOnOneSide: (5, "activations/0/conv"),
+    AveragePooling: (5, "activations/0/pool"),
+    FlattensChannelsFirst: (5, "activations/0/hidden"),
+    MissingReLU: (5, "activations/0/hidden"),
+    BFloat16: (5, "activations/0/conv"),
+    SoftmaxTwice: (6, "cases: loss"),
+    SummedLoss: (6, "cases: loss"),
+    LabelSmoothing: (6, "cases: loss"),
+    ClippedProbabilities: (6, "saturated: loss"),
+    MaximumForReLU: (7, "gradients/1/"),
+    Epsilon1e8: (8, "after/0/weights"),
+    NoEpsilonHat: (8, "after/0/weights"),
+    ExactBetas: (8, "after/0/weights"),
+    WeightDecay: (8, "after/0/weights"),
+    AnotherLearningRate: (8, "after/0/weights"),
+    LearningRateDecay: (9, "long: loss"),
+    AverageOfBatchAverages: (10, "short: history/loss"),
+}
+CORRECT: list[type[LitMNIST]] = [LitMNIST, LabelsByIndex, ChannelsFirst, PoolsBeforeReLU]
