@@ -25,14 +25,16 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command() -> Command:
     """Run `python ARGUMENTS` and return the finished process, its output as text."""
 
-    def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, cwd: Path | None = None, timeout: float = 600, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=timeout,
             check=False,
         )
 

@@ -158,3 +158,11 @@ def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, da
     assert (fails.returncode, fails.stderr) == (1, "")
     assert "rung 8 (optimizer, float64)" in fails.stdout
     assert "epsilon" in fails.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_6000_steps_of_the_documented_training_agree(command: Command, data_dir: Path) -> None:
+    finished = command("-m", "keras_ref.parity", "--steps", 6_000, "--data_dir", data_dir, timeout=1700)
+    assert (finished.returncode, finished.stderr) == (0, ""), finished.stdout
+    assert finished.stdout.count(" holds  ") == 3 + 2 * 7
