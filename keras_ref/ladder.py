@@ -120,10 +120,7 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterat
 def close_at_steps(
     kind: str, keys: Iterable[str], ours: Arrays, theirs: Arrays, exact: Arrays | None
 ) -> Iterator[Comparison]:
-    """Compare what was recorded at several steps: one after the other; in float32 all together.
-
-    The rounding errors of six numbers of one step are a matter of chance, and so is the ratio of two sides' largest.
-    """
+    """Compare what was recorded at several steps: one after the other; in float32 all together (see `close`)."""
     steps = steps_of(theirs, kind)
     if exact is None:
         for step in steps:
@@ -142,18 +139,27 @@ def close_at_steps(
 def close(
     prefix: str, keys: Iterable[str], ours: Arrays, theirs: Arrays, exact: Arrays | None = None
 ) -> Iterator[Comparison]:
-    """Compare arrays: in float64 with each other; in float32 the errors of both against the exact run."""
-    for key in keys:
-        name = f"{prefix}/{key}".lstrip("/")
-        if exact is None:
+    """Compare arrays, one after the other; in float32, the errors of both sides against the exact run, all together.
+
+    An error in float32 is taken relative to the largest element of its array. Of all arrays together, the largest of
+    our errors is held against the largest of theirs: those of a single small array are a matter of chance.
+    """
+    names = [f"{prefix}/{key}".lstrip("/") for key in keys]
+    if exact is None:
+        for name in names:
             apart, where = largest_difference(ours.get(name), theirs[name])
             yield Comparison(f"{name}{where}", apart, FLOAT64)
-        else:
-            our_error, where = largest_difference(ours.get(name), exact[name])
-            their_error, _ = largest_difference(theirs[name], exact[name])
-            # Where Keras happens to hit the exact value, one rounding of it is what float32 can do at best.
-            rounding = float(np.spacing(np.abs(exact[name]).max().astype(np.float32))) / 2
-            yield Comparison(f"{name}{where}", our_error / max(their_error, rounding), FLOAT32_RATIO)
+        return
+    errors = []
+    for arrays in (ours, theirs):
+        found = []
+        for name in names:
+            error, where = largest_difference(arrays.get(name), exact[name])
+            found.append((error / (float(np.abs(exact[name]).max()) or 1.0), f"{name}{where}"))
+        errors.append(max(found))
+    (our_error, what), (their_error, _) = errors
+    # Where Keras happens to hit the exact value, one rounding is what float32 can do at best.
+    yield Comparison(what, our_error / max(their_error, 2.0**-24), FLOAT32_RATIO)
 
 
 def largest_difference(ours: np.ndarray | None, theirs: np.ndarray) -> tuple[float, str]:

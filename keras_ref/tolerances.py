@@ -7,7 +7,10 @@ Differences are the largest absolute difference of any element at any step. NaN 
 # 1.1e-14. Adam with eps = 1e-7 but without epsilon hat differs by 1.7e-4 in the loss of the second step.
 FLOAT64 = 1e-12
 
-# The same rungs in float32: our largest error against Keras' float64 run, in units of Keras' own float32 error.
+# The same rungs in float32: our largest error against Keras' float64 run, in units of Keras' own, each error relative
+# to the largest element of its tensor. Taken tensor by tensor and step by step, six numbers of one batch reached 4.6 by
+# chance; the gradient of the loss over the 10,000 test images of a trained model is at 1.3 (torch 2.9e-7, TensorFlow
+# 2.2e-7), since torch goes through the logarithm of the probabilities.
 FLOAT32_RATIO = 2.0
 
 # Rung 3: the Kolmogorov-Smirnov distance from the Glorot uniform distribution, in units of 1 / sqrt(n). One sample in

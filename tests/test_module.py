@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from rich.console import Console
 
 from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.callbacks import EpochResults
 from lit_mnist.module import Averages
+from lit_mnist.train import predict_test_images
 
 
 class RecordBatches(L.Callback):
@@ -76,9 +79,18 @@ def test_validation_and_test_results_are_those_of_all_images_at_once(data_dir: P
 
 def test_predictions_cover_the_test_images_in_their_order(data_dir: Path) -> None:
     module, data = LitMNIST(), MNISTDataModule(data_dir)
-    probabilities = torch.cat(make_trainer().predict(module, data))
+    probabilities = predict_test_images(make_trainer(), module, data)
     with torch.no_grad():
-        torch.testing.assert_close(probabilities, module(data.test.tensors[0] / 255))
+        torch.testing.assert_close(torch.from_numpy(probabilities), module(data.test.tensors[0] / 255))
+
+
+def test_metrics_are_on_disk_after_every_epoch(tmp_path: Path, data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir, validation_images=59_000)
+    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path), max_epochs=2)
+    trainer.fit(LitMNIST(), data)
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
 
 
 def test_averages_equal_those_of_torchmetrics() -> None:
