@@ -65,7 +65,7 @@ class ProgressBar(RichProgressBar):
     """
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
