@@ -63,9 +63,7 @@ def initialisation(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
             if key.endswith("bias"):
                 yield Comparison(f"{key}, {side}: largest", float(np.abs(sample).max()), 0)
             else:
-                field = int(np.prod(shape[:-2]))
-                bound = np.sqrt(6 / (field * (shape[-2] + shape[-1])))
-                distance = kolmogorov_smirnov(sample, bound)
+                distance = kolmogorov_smirnov(sample, glorot_bound(shape))
                 yield Comparison(f"{key}, {side}: distance from Glorot uniform", distance, KOLMOGOROV_SMIRNOV)
 
 
@@ -201,6 +199,11 @@ def new_order_each_epoch(arrays: Arrays) -> bool:
 def full_batches(arrays: Arrays) -> bool:
     sizes = arrays["batch_sizes"]
     return len(set(sizes[:-1])) == 1 and 0 < sizes[-1] <= sizes[0] and sizes.sum() == arrays["images"]
+
+
+def glorot_bound(shape: tuple[int, ...]) -> float:
+    """Return sqrt(6 / (fan_in + fan_out)) of a kernel in Keras' layout: receptive field, inputs, outputs."""
+    return float(np.sqrt(6 / (np.prod(shape[:-2]) * (shape[-2] + shape[-1]))))
 
 
 def kolmogorov_smirnov(sample: np.ndarray, bound: float) -> float:

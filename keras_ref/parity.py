@@ -203,8 +203,7 @@ def glorot_uniform(rng: np.random.Generator, dtype: str) -> dict[str, np.ndarray
     """Draw start weights, to float32 so that both precisions start from the same ones."""
     weights = {}
     for key, shape in WEIGHTS.items():
-        field = int(np.prod(shape[:-2]))
-        bound = np.sqrt(6 / (field * (shape[-2] + shape[-1]))) if key.endswith("kernel") else 0.0
+        bound = ladder.glorot_bound(shape) if key.endswith("kernel") else 0.0
         weights[key] = rng.uniform(-bound, bound, shape).astype(np.float32).astype(dtype)
     return weights
 
@@ -258,8 +257,8 @@ class Workers:
 
     def _trace(self, inputs: TraceInputs, sides: Iterable[str]) -> tuple[Arrays, ...]:
         # The id is a digest of the inputs: what another training wrote can never be taken for this one's record.
-        named = [np.asarray(getattr(inputs, name)) for name in ("dtype", "batches", "learning_rate", "steps_per_epoch")]
-        run_id = str(digest(np.array([str(digest(array)) for array in (*named, *inputs.weights.values())])))
+        parts = replace(inputs, run_id="").arrays().values()
+        run_id = str(digest(np.array([str(digest(array)) for array in parts])))
         path = self.directory / f"{run_id}-in.npz"
         replace(inputs, run_id=run_id).write(path)
         return self._run("trace", {side: ["--inputs", str(path)] for side in sides}, run_id)

@@ -102,7 +102,7 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
-        for axis, i in zip(axes.flat, shown, strict=False):
+        for axis, i in zip(axes.flat, shown, strict=False):  # the last row may have axes to spare
             axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             probability = probabilities[i, predicted[i]]
             sure = ">99.9%" if probability > 0.9995 else f"{probability:.1%}"

@@ -7,7 +7,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +57,13 @@ class TraceInputs:
     def epochs(self) -> int:
         return len(self.batches) // self.steps_per_epoch
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it, keyed as in a file."""
+        own = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self) if field.name != "weights"}
+        return own | {f"weights/{key}": array for key, array in self.weights.items()}
+
     def write(self, path: Path) -> None:
-        arrays = {f"weights/{key}": array for key, array in self.weights.items()}
-        for name in (
-            "run_id",
-            "dtype",
-            "batches",
-            "learning_rate",
-            "steps_per_epoch",
-            "record_at",
-            "data_dir",
-            "verify_data",
-        ):
-            arrays[name] = np.asarray(getattr(self, name))
-        write_arrays(path, arrays)
+        write_arrays(path, self.arrays())
 
     @classmethod
     def read(cls, path: Path) -> "TraceInputs":
@@ -94,19 +87,20 @@ class TraceInputs:
             )
         except KeyError as error:
             raise InputError(f"{path}: {error.args[0]} is missing") from error
+        if inputs.dtype not in {"float32", "float64"}:
+            raise InputError(f"{path}: dtype is {inputs.dtype}, expected float32 or float64")
         for key, shape in WEIGHTS.items():
             if inputs.weights[key].shape != shape or inputs.weights[key].dtype != inputs.dtype:
                 found = f"{inputs.weights[key].dtype} {inputs.weights[key].shape}"
                 raise InputError(f"{path}: weights/{key} is {found}, expected {inputs.dtype} {shape}")
-        for holds, expected in (
-            (inputs.dtype in {"float32", "float64"}, "dtype float32 or float64"),
-            (inputs.batches.ndim == 2 and inputs.batches.size > 0, "batches [S, B]"),
-            (inputs.steps_per_epoch > 0 and len(inputs.batches) % max(inputs.steps_per_epoch, 1) == 0,
-             "steps_per_epoch to divide the number of batches"),
-            ((inputs.batches[:, 0] >= 0).all(), "an image in every batch"),
-        ):  # fmt: skip
-            if not holds:
-                raise InputError(f"{path}: expected {expected}")
+        if inputs.batches.ndim != 2 or inputs.batches.size == 0:
+            raise InputError(f"{path}: batches is {inputs.batches.shape}, expected [S, B]")
+        if (inputs.batches[:, 0] < 0).any():
+            raise InputError(f"{path}: batches has a row without an image")
+        if inputs.steps_per_epoch < 1 or len(inputs.batches) % inputs.steps_per_epoch:
+            raise InputError(
+                f"{path}: steps_per_epoch is {inputs.steps_per_epoch}, expected a divisor of {len(inputs.batches)}"
+            )
         return inputs
 
 

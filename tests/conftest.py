@@ -5,12 +5,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 
 from lit_mnist.mnist_files import prepare_files
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
+    """A Trainer on the CPU that writes and shows nothing."""
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **flags,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import make_trainer
 
 from keras_ref.data import SHA256 as MNIST_SHA256
 from keras_ref.data import load_data
@@ -289,7 +290,7 @@ def test_each_epoch_of_a_training_has_its_own_order_and_every_image_once(data_di
 
     record = Record()
     data = MNISTDataModule(data_dir, batch_size=300, validation_images=58_000)
-    train(data, record, max_epochs=2)
+    make_trainer(record, max_epochs=2, limit_val_batches=0).fit(LitMNIST(), data)
     first, second = (torch.cat(sums) for sums in record.epochs)
     assert [len(batch) for batch in record.epochs[0]] == [300] * 6 + [200]
     assert not torch.equal(first, second)
@@ -305,21 +306,6 @@ def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(k
     assert len({order.tobytes() for order in theirs["order"]}) == 3
     # What keeps keras_ref.train from calling keras.utils.set_random_seed; it may once this fails.
     assert len({order.tobytes() for order in theirs["order_with_a_global_seed"]}) == 1
-
-
-def train(data: MNISTDataModule, *callbacks: L.Callback, **flags: object) -> L.Trainer:
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=list(callbacks),
-        **flags,
-    )
-    trainer.fit(LitMNIST(), data)
-    return trainer
 
 
 def test_held_out_images_are_stratified_and_not_trained_on(data_dir: Path) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from keras_ref.ladder import kolmogorov_smirnov
+from keras_ref.tolerances import KOLMOGOROV_SMIRNOV
 from lit_mnist import LitMNIST, MNISTClassifier
 
 PARAMETERS = {"conv": 60, "pool": 0, "flatten": 0, "hidden": 150_656, "output": 1_290}
@@ -66,7 +68,7 @@ def test_kernels_are_glorot_uniform_and_biases_zero(side: str, layer: str, bound
         biases.append(bias)
     assert not np.any(biases)
     assert len({kernel.tobytes() for kernel in kernels}) == SEEDS  # another seed draws others
-    assert ks_distance_from_uniform(np.concatenate(kernels), bound) < 1
+    assert kolmogorov_smirnov(np.concatenate(kernels), bound) < KOLMOGOROV_SMIRNOV
 
 
 def test_the_check_of_the_initialisation_notices_torchs_own() -> None:
@@ -74,18 +76,4 @@ def test_the_check_of_the_initialisation_notices_torchs_own() -> None:
     for seed in range(SEEDS):
         torch.manual_seed(seed)
         kernels.append(torch.nn.Conv2d(1, 6, 3).weight.detach().numpy().ravel())
-    assert ks_distance_from_uniform(np.concatenate(kernels), GLOROT_BOUNDS["conv"]) > 1
-
-
-def ks_distance_from_uniform(sample: np.ndarray, bound: float) -> float:
-    """Return the Kolmogorov-Smirnov distance of a sample from uniform(-bound, bound), in critical distances.
-
-    The critical distance is 1.95 / sqrt(n): exceeded by one sample in a thousand (the asymptotic distribution,
-    2 exp(-2 * 1.95^2) = 0.001).
-    """
-    expected = (np.sort(sample).astype(np.float64) + bound) / (2 * bound)
-    steps = np.arange(len(sample) + 1) / len(sample)
-    distance = max(np.abs(expected - steps[1:]).max(), np.abs(expected - steps[:-1]).max())
-    if np.abs(sample).max() > bound * (1 + 1e-6):
-        return np.inf
-    return distance * np.sqrt(len(sample)) / 1.95
+    assert kolmogorov_smirnov(np.concatenate(kernels), GLOROT_BOUNDS["conv"]) > KOLMOGOROV_SMIRNOV

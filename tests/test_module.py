@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from conftest import make_trainer
 from rich.console import Console
 
 from lit_mnist import LitMNIST, MNISTDataModule
@@ -28,19 +29,6 @@ class RecordBatches(L.Callback):
     ) -> None:
         self.losses.append(outputs["loss"].item())
         self.sizes.append(len(batch[0]))
-
-
-def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        **flags,
-    )
 
 
 # Lightning rounds the average to float32: by half a unit in the last place. In float64 the sums are of seven terms.

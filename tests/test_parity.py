@@ -13,7 +13,7 @@ from mutants import CORRECT, MUTANTS
 
 from keras_ref import ladder
 from keras_ref.ladder import Arrays
-from keras_ref.parity import RUNGS, Verdict, Workers, climb
+from keras_ref.parity import RUNGS, Verdict, Workers, climb, glorot_uniform
 from lit_mnist import LitMNIST
 from lit_mnist.cli import InputError
 from lit_mnist.recording import record, record_facts
@@ -153,6 +153,28 @@ def test_a_torn_file_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"in\.npz: cannot be read"):
         TraceInputs.read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dtype": np.asarray("int3")}, "dtype is int3"),
+        ({"batches": np.arange(6)}, r"batches is \(6,\)"),
+        ({"batches": np.full((2, 3), -1)}, "row without an image"),
+        ({"steps_per_epoch": np.asarray(0)}, "steps_per_epoch is 0"),
+        ({"weights/conv/bias": np.zeros(7)}, "weights/conv/bias is float64"),
+        ({"run_id": None}, "run_id is missing"),
+    ],
+)
+def test_inputs_that_cannot_be_trained_on_are_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    good = TraceInputs("id", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
+    good.write(tmp_path / "in.npz")
+    assert TraceInputs.read(tmp_path / "in.npz").epochs == 2
+    arrays = {name: array for name, array in (good.arrays() | change).items() if array is not None}
+    write_arrays(tmp_path / "in.npz", arrays)
+    with pytest.raises(InputError, match=says):
+        TraceInputs.read(tmp_path / "in.npz")
 
 
 def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, data_dir: Path) -> None:
