@@ -1,35 +1,21 @@
-"""python -m keras_ref.facts: record what the original is before it trains: its data, its layers, its start weights."""
+"""What the original is before it trains: its data, its layers, its start weights."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_ref.data import load_data, scale_pixels
-from keras_ref.quiet import import_keras
-from lit_mnist.cli import run
-from lit_mnist.trace_files import digest, write_arrays
-
-
-def facts(output: str, data_dir: str = "data", seeds: int = 20) -> None:
-    """Record the original's data, layers and start weights. lit_mnist.facts records the same of a port.
-
-    Args:
-        output: File (.npz) to write.
-        data_dir: Where the data set is.
-        seeds: How many times to draw start weights.
-    """
-    import_keras()
-    write_arrays(Path(output), record_facts(data_dir, seeds))
+from lit_mnist.trace_files import digest
 
 
 def record_facts(data_dir: str, seeds: int) -> dict[str, np.ndarray]:
-    """Return the facts, keyed as in the output file (`lit_mnist.recording.record_facts` describes them)."""
+    """Return the facts that `lit_mnist.recording.record_facts` returns of a port; it describes them."""
     import keras
 
     from keras_ref.model import build_model
 
+    keras.config.set_floatx("float32")
     model = build_model()
     recorded = {
         "layers": np.array([layer.name for layer in model.layers]),
@@ -83,7 +69,3 @@ def order_of_images(images: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     model.fit(numbers, numbers, epochs=epochs, batch_size=100, verbose=0)
     sizes = np.array([len(batch) for batch in seen[: len(seen) // epochs]])
     return np.concatenate(seen).reshape(epochs, images), sizes
-
-
-if __name__ == "__main__":
-    run(facts, prog="python -m keras_ref.facts")

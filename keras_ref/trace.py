@@ -10,6 +10,7 @@ import numpy as np
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
 from lit_mnist.cli import run
+from lit_mnist.jobs import Tell
 from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import WEIGHTS, TraceInputs, write_arrays
 
@@ -26,13 +27,10 @@ def trace(inputs: str, output: str) -> None:
     """
     given = TraceInputs.read(Path(inputs))
     import_keras()
-    recorded = record(given)
-    recorded["run_id"] = np.asarray(given.run_id)
-    recorded["versions"] = np.asarray(json.dumps(versions("keras", "tensorflow", "numpy")))
-    write_arrays(Path(output), recorded)
+    write_arrays(Path(output), record(given))
 
 
-def record(given: TraceInputs) -> dict[str, np.ndarray]:
+def record(given: TraceInputs, tell: Tell | None = None) -> dict[str, np.ndarray]:
     """Train as given and return all that was recorded, keyed as in a trace's output file."""
     import keras
     import tensorflow as tf
@@ -40,6 +38,7 @@ def record(given: TraceInputs) -> dict[str, np.ndarray]:
 
     from keras_ref.model import build_model
 
+    keras.backend.clear_session()  # a worker records one training after another
     keras.config.set_floatx(given.dtype)
     mnist = load_data(given.data_dir, given.verify_data)
     images, test_images = mnist.train_images, scale_pixels(mnist.test_images, given.dtype)
@@ -95,6 +94,8 @@ def record(given: TraceInputs) -> dict[str, np.ndarray]:
                 self.arrays |= state(f"after/{len(self.loss)}/")
             self.loss.append(float(logs["last_loss"]))
             self.accuracy.append(float(logs["last_accuracy"]))
+            if tell:
+                tell(len(self.loss), len(given.batches))
 
     def key(variable: Any) -> str:
         return "/".join(variable.path.split("/")[-2:])  # as in hidden/kernel
@@ -141,6 +142,8 @@ def record(given: TraceInputs) -> dict[str, np.ndarray]:
     recorded |= {"loss": np.array(recorder.loss), "accuracy": np.array(recorder.accuracy)}
     recorded |= {f"history/{name}": np.array(fitted.history[name]) for name in ("loss", "accuracy")}
     recorded["probabilities"] = model.predict(test_images, batch_size=1000, verbose=0)
+    recorded["run_id"] = np.asarray(given.run_id)
+    recorded["versions"] = np.asarray(json.dumps(versions("keras", "tensorflow", "numpy")))
     return recorded
 
 

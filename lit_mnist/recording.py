@@ -1,4 +1,4 @@
-"""Record a training with Lightning: what `python -m lit_mnist.trace` does once torch is there.
+"""Record trainings with Lightning: the port's side of the comparison, once torch is there.
 
 What a candidate must offer, to be traced in place of `LitMNIST`:
 
@@ -14,6 +14,7 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 """
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,18 +28,19 @@ from lit_mnist import weights
 from lit_mnist.callbacks import silence_lightning
 from lit_mnist.cli import InputError
 from lit_mnist.data import Batches, MNISTDataModule
+from lit_mnist.jobs import Tell
+from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import TraceInputs, digest
 
 LAYERS = ("conv", "pool", "flatten", "hidden", "output")
 
 
-def record(given: TraceInputs, candidate: str) -> dict[str, np.ndarray]:
+def record(given: TraceInputs, candidate: str, tell: Tell | None = None) -> dict[str, np.ndarray]:
     """Train as given and return all that was recorded, keyed as in a trace's output file.
 
     Raises:
         InputError: if there is no such candidate, or it lacks something named above.
     """
-    silence_lightning()
     dtype = torch.float64 if given.dtype == "float64" else torch.float32
     module = load_candidate(candidate)(learning_rate=given.learning_rate).to(dtype)
     layout = Layout(module, candidate)
@@ -46,25 +48,64 @@ def record(given: TraceInputs, candidate: str) -> dict[str, np.ndarray]:
 
     data = given_batches(given, data_module(type(module)))
     recorder = Recorder(given, layout)
-    trainer = L.Trainer(
+    trainer = make_trainer(given.epochs, tell, "64-true" if given.dtype == "float64" else "32-true", recorder)
+    data.prepare_data()
+    data.setup()
+    loaded = layout.keyed("loaded", dict(module.named_parameters()))
+    trainer.fit(module, data)
+    recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
+    return recorder.finished() | {
+        "probabilities": predicted_probabilities(trainer, module, data),
+        "run_id": np.asarray(given.run_id),
+        "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
+    }
+
+
+def record_results(
+    candidate: str, data_dir: str, seed: int, epochs: int = 10, tell: Tell | None = None
+) -> dict[str, np.ndarray]:
+    """Train as documented, from the candidate's own start weights and in its own order of the images.
+
+    Returns:
+        `test_accuracy` [] and `test_loss` [] (nats per image), computed in float64 from the probabilities of the test
+        images; `train_loss` and `train_accuracy` [epochs] as they were logged.
+    """
+    candidate_class = load_candidate(candidate)
+    data = data_module(candidate_class)(data_dir, batch_size=100, seed=seed)
+    L.seed_everything(seed, verbose=False)
+    module = candidate_class(learning_rate=0.001)
+    reports = Reports()
+    trainer = make_trainer(epochs, tell, "32-true", reports)
+    trainer.fit(module, data)
+    probabilities = predicted_probabilities(trainer, module, data).astype(np.float64)
+    labels = data.test.tensors[1].numpy()
+    of_the_label = probabilities[np.arange(len(labels)), labels]
+    return reports.arrays("train_loss", "train_accuracy") | {
+        "test_accuracy": np.mean(probabilities.argmax(axis=1) == labels),
+        "test_loss": np.mean(-np.log(np.maximum(of_the_label, np.finfo(np.float32).tiny))),
+    }
+
+
+def make_trainer(epochs: int, tell: Tell | None, precision: Any, *callbacks: L.Callback) -> L.Trainer:
+    """Return a Trainer on one CPU that writes and shows nothing."""
+    silence_lightning()
+    return L.Trainer(
         accelerator="cpu",
         devices=1,
-        precision="64-true" if given.dtype == "float64" else "32-true",
-        max_epochs=given.epochs,
-        callbacks=[recorder],
+        precision=precision,
+        max_epochs=epochs,
+        callbacks=[*callbacks, Progress(tell)] if tell else list(callbacks),
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data.prepare_data()
-    data.setup()
-    loaded = layout.keyed("loaded", dict(module.named_parameters()))
-    trainer.fit(module, data)
-    recorder.arrays |= loaded | layout.state("", trainer.optimizers[0])
-    probabilities = torch.cat(trainer.predict(module, data))  # type: ignore[arg-type]
-    return recorder.finished() | {"probabilities": probabilities.numpy()}
+
+
+def predicted_probabilities(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> np.ndarray:
+    """Return what the trained module gives for the test images, [10000, 10]."""
+    return torch.cat(trainer.predict(module, data)).numpy()  # type: ignore[arg-type]
 
 
 def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
@@ -76,14 +117,13 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [epochs, I]: the
         training images in the order of each epoch; `batch_sizes` of an epoch; `images`, how many there are to train on.
     """
-    silence_lightning()
     candidate_class = load_candidate(candidate)
     module = candidate_class(learning_rate=0.001)
     layout = Layout(module, candidate)
     data = data_module(candidate_class)(data_dir, batch_size=128)
     data.prepare_data()
     data.setup()
-    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    trainer = make_trainer(1, None, "32-true")
     trainer.strategy.connect(module)
     data.trainer = trainer
 
@@ -181,16 +221,46 @@ class Layout:
         return {name: weights.activation_to_keras(tensor) for name, tensor in shown.items()}
 
 
-class Recorder(L.Callback):
+class Progress(L.Callback):
+    """Tell how far a training has come."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.tell(trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+class Reports(L.Callback):
+    """Keep what is logged for each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    def arrays(self, *names: str) -> dict[str, np.ndarray]:
+        """Return those of the named values that were logged in every epoch, [epochs]."""
+        return {
+            name: np.array([epoch[name] for epoch in self.epochs])
+            for name in names
+            if all(name in epoch for epoch in self.epochs)
+        }
+
+
+class Recorder(Reports):
     """Keep the loss and the accuracy of every batch before its update, each epoch's report, and more where asked."""
 
     def __init__(self, given: TraceInputs, layout: Layout) -> None:
+        super().__init__()
         self.layout = layout
         self.record_at = set(given.record_at.tolist())
-        self.arrays: dict[str, np.ndarray] = {}
+        self.recorded: dict[str, np.ndarray] = {}
         self.losses: list[Tensor] = []
         self.accuracies: list[float] = []
-        self.history: list[dict[str, float]] = []
 
     @property
     def step(self) -> int:
@@ -204,36 +274,33 @@ class Recorder(L.Callback):
             predicted = pl_module(images).argmax(dim=1)
         self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
         if self.step == 0:
-            self.arrays |= {f"activations/{name}": array for name, array in self.layout.activations(images).items()}
+            self.recorded |= {f"activations/{name}": array for name, array in self.layout.activations(images).items()}
         if self.step in self.record_at:
             prefix = f"activations/{self.step}"
-            self.arrays |= {f"{prefix}/{name}": array for name, array in self.layout.activations(images).items()}
+            self.recorded |= {f"{prefix}/{name}": array for name, array in self.layout.activations(images).items()}
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self.step in self.record_at:
             gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-            self.arrays |= self.layout.keyed(f"gradients/{self.step}", gradients)
+            self.recorded |= self.layout.keyed(f"gradients/{self.step}", gradients)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.step in self.record_at:
-            self.arrays |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
+            self.recorded |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
         self.losses.append(outputs["loss"])
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.history.append({name: value.item() for name, value in trainer.callback_metrics.items()})
-
     def finished(self) -> dict[str, np.ndarray]:
-        history = {
-            f"history/{name}": np.array([epoch[f"train_{name}"] for epoch in self.history])
-            for name in ("loss", "accuracy")
-            if all(f"train_{name}" in epoch for epoch in self.history)
-        }
+        history = self.arrays("train_loss", "train_accuracy")
         loss = torch.stack(self.losses).double().numpy()
-        return self.arrays | history | {"loss": loss, "accuracy": np.array(self.accuracies)}
+        return (
+            self.recorded
+            | {name.replace("train_", "history/"): array for name, array in history.items()}
+            | {"loss": loss, "accuracy": np.array(self.accuracies)}
+        )
 
 
 def data_module(candidate: type[L.LightningModule]) -> type[MNISTDataModule]:

@@ -1,12 +1,8 @@
 """python -m lit_mnist.trace: train on given batches from given weights, and record all that can be compared."""
 
-import json
 from pathlib import Path
 
-import numpy as np
-
 from lit_mnist.cli import run
-from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
 
@@ -25,10 +21,7 @@ def trace(inputs: str, output: str, candidate: str = "lit_mnist:LitMNIST") -> No
 
     from lit_mnist.recording import record
 
-    recorded = record(given, candidate)
-    recorded["run_id"] = np.asarray(given.run_id)
-    recorded["versions"] = np.asarray(json.dumps(versions("torch", "lightning", "numpy")))
-    write_arrays(Path(output), recorded)
+    write_arrays(Path(output), record(given, candidate))
 
 
 if __name__ == "__main__":

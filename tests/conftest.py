@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 
+from keras_ref.ladder import Arrays
+from keras_ref.workers import Workers
 from lit_mnist.mnist_files import prepare_files
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,9 +60,14 @@ def command() -> Command:
 
 
 @pytest.fixture(scope="session")
-def keras_facts(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
-    """What Keras says of its model and of its data, recorded by a process of its own (`keras_ref.facts`)."""
-    path = tmp_path_factory.mktemp("keras") / "facts.npz"
-    finished = command("-m", "keras_ref.facts", "--output", path)
-    assert finished.returncode == 0, finished.stderr
-    return path
+def workers(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[Workers]:
+    """Both sides, a process each for the whole session, and what they recorded."""
+    with Workers("lit_mnist:LitMNIST", tmp_path_factory.mktemp("workers"), str(data_dir)) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def keras_facts(workers: Workers) -> Arrays:
+    """What Keras says of its model and of its data."""
+    _, theirs = workers.facts()
+    return theirs

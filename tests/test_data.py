@@ -18,6 +18,7 @@ from conftest import make_trainer
 
 from keras_ref.data import SHA256 as MNIST_SHA256
 from keras_ref.data import load_data
+from keras_ref.ladder import Arrays
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.cli import InputError
 from lit_mnist.data import Batches, one_hot, read_split, scale_pixels, stratified_sample
@@ -49,9 +50,9 @@ def filled_raw(raw: Path, data_dir: Path) -> Path:
 
 @pytest.mark.parametrize(("split", "name"), [("train", "train"), ("t10k", "test")])
 def test_images_labels_pixels_and_one_hot_rows_equal_those_of_keras(
-    split: str, name: str, data_dir: Path, keras_facts: Path
+    split: str, name: str, data_dir: Path, keras_facts: Arrays
 ) -> None:
-    theirs = np.load(keras_facts)
+    theirs = keras_facts
     images, labels = read_split(data_dir, split).tensors
     assert digest(images.numpy()[:, 0]) == theirs[f"{name}/images"]
     assert digest(labels.numpy().astype(np.uint8)) == theirs[f"{name}/labels"]
@@ -299,8 +300,8 @@ def test_each_epoch_of_a_training_has_its_own_order_and_every_image_once(data_di
         torch.testing.assert_close(epoch.sort().values, expected.sort().values)
 
 
-def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(keras_facts: Path) -> None:
-    theirs = np.load(keras_facts)
+def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(keras_facts: Arrays) -> None:
+    theirs = keras_facts
     for order in (*theirs["order"], *theirs["order_with_a_global_seed"]):
         assert sorted(order) == list(range(1_050))
     assert len({order.tobytes() for order in theirs["order"]}) == 3

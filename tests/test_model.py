@@ -1,12 +1,10 @@
 """The layer stack: the documented one, and the one that Keras builds."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from keras_ref.ladder import kolmogorov_smirnov
+from keras_ref.ladder import Arrays, kolmogorov_smirnov
 from keras_ref.tolerances import KOLMOGOROV_SMIRNOV
 from lit_mnist import LitMNIST, MNISTClassifier
 
@@ -20,16 +18,16 @@ GLOROT_BOUNDS = {  # sqrt(6 / (fan_in + fan_out))
 SEEDS = 20
 
 
-def test_layers_and_parameter_counts_match_keras_and_the_documentation(keras_facts: Path) -> None:
-    theirs = np.load(keras_facts)
+def test_layers_and_parameter_counts_match_keras_and_the_documentation(keras_facts: Arrays) -> None:
+    theirs = keras_facts
     ours = {name: sum(p.numel() for p in layer.parameters()) for name, layer in MNISTClassifier().named_children()}
     assert list(ours) == list(theirs["layers"]) == list(PARAMETERS)
     assert ours == dict(zip(theirs["layers"], theirs["parameters"], strict=True)) == PARAMETERS
     assert sum(ours.values()) == 152_006
 
 
-def test_output_shape_of_every_layer_matches_keras(keras_facts: Path) -> None:
-    theirs = np.load(keras_facts)
+def test_output_shape_of_every_layer_matches_keras(keras_facts: Arrays) -> None:
+    theirs = keras_facts
     model, ours = MNISTClassifier(), {}
     for name, layer in model.named_children():
         layer.register_forward_hook(lambda _module, _inputs, output, name=name: ours.update({name: output}))
@@ -55,8 +53,8 @@ def draw_ours(seed: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("side", ["ours", "theirs"])
 @pytest.mark.parametrize(("layer", "bound"), GLOROT_BOUNDS.items())
-def test_kernels_are_glorot_uniform_and_biases_zero(side: str, layer: str, bound: float, keras_facts: Path) -> None:
-    theirs = np.load(keras_facts)
+def test_kernels_are_glorot_uniform_and_biases_zero(side: str, layer: str, bound: float, keras_facts: Arrays) -> None:
+    theirs = keras_facts
     kernels, biases = [], []
     for seed in range(SEEDS):
         kernel, bias = (

@@ -2,56 +2,27 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Command
-from mutants import CORRECT, MUTANTS
 
 from keras_ref import ladder
-from keras_ref.ladder import Arrays
-from keras_ref.parity import RUNGS, Verdict, Workers, climb, glorot_uniform
-from lit_mnist import LitMNIST
+from keras_ref.pitfalls import PITFALLS, STEPS, caught
+from keras_ref.plan import RUNGS, Verdict, climb, glorot_uniform
+from keras_ref.workers import Workers
+from lit_mnist import LitMNIST, mutants
 from lit_mnist.cli import InputError
-from lit_mnist.recording import record, record_facts
+from lit_mnist.mutants import CORRECT
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
-STEPS = 60  # of the trajectory, for every candidate
 
-
-class InProcess(Workers):
-    """Keras in processes of its own, once for all candidates; the candidates in this process, which has torch."""
-
-    theirs_done: dict[tuple[str, str], Arrays] = {}  # noqa: RUF012  # shared on purpose
-
-    def _run(self, what: str, arguments: Mapping[str, list[str]], run_id: str | None) -> tuple[Arrays, ...]:
-        key = run_id or what
-        self.done |= self.theirs_done
-        if "theirs" in arguments:
-            super()._run(what, {"theirs": arguments["theirs"]}, run_id)
-            self.theirs_done["theirs", key] = self.done["theirs", key]
-        if "ours" in arguments and ("ours", key) not in self.done:
-            flags = arguments["ours"]
-            if what == "facts":
-                self.done["ours", key] = record_facts(self.candidate, flags[1], seeds=20)
-            else:
-                self.done["ours", key] = record(TraceInputs.read(Path(flags[1])), self.candidate)
-        return tuple(self.done[side, key] for side in arguments)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("parity")
-
-
-def climb_all(candidate: type[LitMNIST], work: Path, data_dir: Path) -> list[Verdict]:
+def climb_to_the_end(workers: Workers) -> list[Verdict]:
     """Climb in float64, as the command does, up to the first rung that does not hold."""
-    workers = InProcess(f"{candidate.__module__}:{candidate.__name__}", work, str(data_dir), lambda _: None)
     verdicts = []
-    for verdict in climb(workers, range(1, 11), STEPS, seed=0, dtype="float64"):
+    for verdict in climb(workers, range(1, 11), STEPS, dtype="float64"):
         verdicts.append(verdict)
         if not verdict.holds:
             break
@@ -59,23 +30,27 @@ def climb_all(candidate: type[LitMNIST], work: Path, data_dir: Path) -> list[Ver
 
 
 @pytest.mark.parametrize("candidate", CORRECT, ids=lambda candidate: candidate.__name__)
-def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], work: Path, data_dir: Path) -> None:
-    verdicts = climb_all(candidate, work, data_dir)
+def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], workers: Workers) -> None:
+    verdicts = climb_to_the_end(workers.of(f"{candidate.__module__}:{candidate.__name__}"))
     assert [verdict.number for verdict in verdicts if verdict.holds] == list(range(1, 11))
     assert all(verdict.comparisons for verdict in verdicts)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_every_mutant_is_stopped_at_its_rung(mutant: type[LitMNIST], work: Path, data_dir: Path) -> None:
-    rung, named = MUTANTS[mutant]
-    last = climb_all(mutant, work, data_dir)[-1]
-    assert not last.holds
-    assert last.number == rung, last.shown
-    assert named in last.shown.what
+@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung < 11])
+def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> None:
+    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), range(1, 11), STEPS, dtype="float64"))
+    assert mutant.as_predicted, mutant
 
 
 def test_every_rung_has_a_mutant_that_it_stops() -> None:
-    assert {rung for rung, _ in MUTANTS.values()} == set(RUNGS) - {11}
+    assert {pitfall.rung for pitfall in PITFALLS.values()} == set(RUNGS)
+
+
+def test_every_pitfall_has_its_mutant_and_every_mutant_its_pitfall() -> None:
+    classes = {
+        name for name, thing in vars(mutants).items() if isinstance(thing, type) and "lit_mnist.mutants" in str(thing)
+    }
+    assert classes - {"Optimizer", "Model", "Data"} - {candidate.__name__ for candidate in CORRECT} == set(PITFALLS)
 
 
 def test_nan_and_missing_arrays_equal_nothing() -> None:
@@ -123,28 +98,47 @@ def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
     assert says in line
 
 
+ANOTHER_TRAINING = """
+import json, numpy, sys
+job = json.loads(input())
+numpy.savez(open(job["output"], "wb"), run_id="xyz", loss=numpy.zeros(3))
+print(json.dumps({"done": job["output"]}))
+"""
+TORN = """
+import json, sys
+job = json.loads(input())
+open(job["output"], "wb").write(b"PK")
+print(json.dumps({"done": job["output"]}))
+"""
+
+
 @pytest.mark.parametrize(
     ("instead", "says"),
     [
-        ("pass", "record of another training"),  # what it finds was written by an earlier run
+        (ANOTHER_TRAINING, "record of another training"),
+        (TORN, "cannot be read"),
         ("import os; os.kill(os.getpid(), 9)", "ended with code -9"),
         ("raise RuntimeError('no such layer')", "ended with code 1: RuntimeError: no such layer"),
-        ("import sys; open(sys.argv[-1], 'wb').write(b'PK')", "cannot be read"),
+        ("pass", "ended with code 0: it said nothing"),
     ],
 )
 def test_a_worker_that_fails_is_an_error_not_a_verdict(
     instead: str, says: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_arrays(tmp_path / "abc-theirs.npz", {"run_id": np.asarray("xyz"), "loss": np.zeros(3)})
     popen = subprocess.Popen
+    started = []
 
     def start(command: list[str], **flags: Any) -> Any:
-        return popen([sys.executable, "-c", instead, *command[1:]], **flags)
+        started.append(popen([sys.executable, "-c", instead], **flags))
+        return started[-1]
 
     monkeypatch.setattr("subprocess.Popen", start)
-    workers = Workers("lit_mnist:LitMNIST", tmp_path, str(data_dir), lambda _: None)
+    workers = Workers("lit_mnist:LitMNIST", tmp_path, str(data_dir))
+    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    inputs = TraceInputs("", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
     with pytest.raises(InputError, match=says):
-        workers._run("trace", {"theirs": []}, "abc")
+        workers.both(inputs)
+    assert all(process.poll() is not None for process in started)  # nobody stays behind
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip at all"])
@@ -183,8 +177,7 @@ def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, da
     assert (holds.returncode, holds.stderr) == (0, "")
     assert "was not run" in holds.stdout  # rung 11
     fails = command(
-        "-m", "keras_ref.parity", *flags, "--rungs", "[8]", "--candidate", "mutants:NoEpsilonHat",
-        PYTHONPATH=str(Path(__file__).parent),
+        "-m", "keras_ref.parity", *flags, "--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat",
     )  # fmt: skip
     assert (fails.returncode, fails.stderr) == (1, "")
     assert "rung 8 (optimizer, float64)" in fails.stdout

@@ -1,0 +1,182 @@
+"""What the ladder shows in the terminal: what both sides are doing, then what was found, in words."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from keras_ref.ladder import power
+from keras_ref.pitfalls import PITFALLS, Caught
+from keras_ref.plan import RUNGS, Verdict
+from keras_ref.recorded import recorded_keras
+from keras_ref.tolerances import MARGINS
+from keras_ref.workers import Side
+
+# Where to look when a rung is the first that does not hold.
+HINTS = {
+    1: "look at how the data module scales pixels, codes labels and draws the order of the images",
+    2: "look at the layer stack: names, padding, sizes",
+    3: "look at how the start weights are drawn: Keras draws kernels Glorot uniform and sets biases to zero",
+    4: "look at from_keras and to_keras: kernels are transposed, and flattening goes H, W, C in Keras",
+    5: "look at the layer named, or at the activation function of the one before it, or at the flatten order",
+    6: "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
+    7: "the loss agrees, its gradient does not: look for detached tensors, scaling, clipping or noise",
+    8: "gradients agree, the update does not: look at the optimizer's epsilon, betas, learning rate and weight decay",
+    9: "single steps agree, the training does not: look at what changes over time, schedules or state",
+    10: "the steps agree, the report does not: look at how batches are averaged over an epoch",
+    11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
+}
+
+
+def make_console() -> Console:
+    """Return a console for the terminal or, with lines as long as they are, for a file."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file has no width of its own; no row of a table should be broken for it
+    return console
+
+
+class Display:
+    """Show what both sides are doing while they do it; print lines as they come.
+
+    Args:
+        console: where to print; bars are drawn on a terminal only.
+        candidate: name of our side.
+    """
+
+    def __init__(self, console: Console, candidate: str) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        self.progress = Progress(
+            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self.names: dict[Side, str] = {"ours": candidate, "theirs": "Keras"}
+        self.tasks = {side: self.progress.add_task(name, total=None) for side, name in self.names.items()}
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def tell(self, side: Side, doing: str, step: int, steps: int) -> None:
+        self.progress.update(
+            self.tasks[side], description=f"{self.names[side]}: {doing}", completed=step, total=steps or None
+        )
+
+    def print(self, line: str) -> None:
+        self.progress.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def stated_beforehand(seeds: int) -> str:
+    """Say what rung 11 will be able to tell, before any result is there."""
+    theirs = recorded_keras()
+    parts = []
+    for name, margin in MARGINS.items():
+        spread = float(np.std(theirs[name], ddof=1))
+        chance = power(seeds, spread, len(theirs[name]), margin)
+        parts.append(f"{name.replace('_', ' ')} within {margin:g} (a run spreads by {spread:.4f}; power {chance:.1%})")
+    return (
+        f"Rung 11 will compare {seeds} trainings with {len(theirs[name])} recorded ones of Keras: "
+        f"{' and '.join(parts)}. Power: how probably an equal port passes. "
+        "One that is off by the margin passes with 5 % at most."
+    )
+
+
+def progress_line(verdict: Verdict) -> str:
+    name, _ = RUNGS[verdict.number]
+    return f"rung {verdict.number:>2}  {name:<16}{verdict.dtype:<8} {'holds' if verdict.holds else 'FAILS'}"
+
+
+def caught_line(caught: Caught) -> str:
+    found = f"stopped at rung {caught.rung:>2}" if caught.rung else "climbed to the top"
+    predicted = "as predicted" if caught.as_predicted else f"PREDICTED {PITFALLS[caught.name].rung}"
+    return f"mutant {caught.name:<24}{found}, {predicted}"
+
+
+def table(verdicts: Sequence[Verdict]) -> Table:
+    """List what every rung compared, how far the two sides were apart and how far they may be."""
+    rows = Table("rung", "compared", "precision", "largest difference", "allowed", "verdict")
+    for verdict in verdicts:
+        name, compared = RUNGS[verdict.number]
+        rows.add_row(
+            f"{verdict.number:>2} {name}",
+            compared,
+            verdict.dtype,
+            found(verdict),
+            f"{verdict.shown.tolerance:g}" + (" x Keras'" if is_ratio(verdict) else ""),
+            "holds" if verdict.holds else "[bold red]FAILS[/]",
+        )
+    return rows
+
+
+def found(verdict: Verdict) -> str:
+    """Say how far the two sides are apart on a rung."""
+    if verdict.shown.tolerance == 0:
+        return "none" if verdict.holds else "not equal"
+    return f"{verdict.shown.difference:.2g}"
+
+
+def is_ratio(verdict: Verdict) -> bool:
+    """Whether a rung's figures are errors in units of Keras' own."""
+    return verdict.dtype == "float32" and 4 < verdict.number < 11
+
+
+def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate: str) -> str:
+    """Say what all rungs together mean, and after a failure where to look."""
+    lines = []
+    last = verdicts[-1]
+    if last.holds:
+        climbed = ", ".join(str(number) for number in sorted({verdict.number for verdict in verdicts}))
+        lines.append(f"{candidate} holds on rungs {climbed}.")
+        if last.number != 11:
+            lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
+    else:
+        lines.append(f"{candidate} is not the documented model, trained the same way.")
+        precision = f", {last.dtype}" if last.dtype else ""
+        lines.append(f"First divergence at rung {last.number} ({RUNGS[last.number][0]}{precision}):")
+        lines.append(f"  {in_words(last.shown.what)}: {found(last)}, allowed {last.shown.tolerance:g}.")
+        lines.append(f"Hint: {HINTS[last.number]}.")
+    if caught:
+        as_predicted = sum(one.as_predicted for one in caught)
+        lines.append(f"{as_predicted} of {len(caught)} wrong ports were stopped at the rung predicted for them.")
+    return "\n".join(lines)
+
+
+TRAININGS = {
+    "cases": "images with edge cases",
+    "saturated": "saturated probabilities",
+    "short": "short training",
+    "long": "the training",
+    "trained": "trained weights",
+}
+
+
+def in_words(what: str) -> str:
+    """Turn the name of an array and an index into words.
+
+    "short: after/0/weights/hidden/kernel[3, 4]" gives "short training: step 0, weights of hidden/kernel after the
+    update, element [3, 4]".
+    """
+    training, _, name = what.rpartition(": ")
+    match = re.fullmatch(r"(activations|gradients|after)/(\d+|\*)/(.+?)(\[.*\]| .*)?", name)
+    if match:
+        kind, step, key, rest = match.groups("")
+        where = "any step" if step == "*" else f"step {step}"
+        if kind == "after":
+            moment, _, key = key.partition("/")
+            thing = f"{MOMENTS[moment]} of {key} after the update"
+        else:
+            thing = f"gradient of {key}" if kind == "gradients" else f"what layer {key} gives"
+        name = f"{where}, {thing}" + (f", element {rest}" if rest.startswith("[") else rest)
+    elif match := re.fullmatch(r"(loss|accuracy)\[(\d+)\]", name):
+        name = f"step {match[2]}, {match[1]} of the batch"
+    elif match := re.fullmatch(r"history/(loss|accuracy)\[(\d+)\]", name):
+        name = f"epoch {int(match[2]) + 1}, {match[1]} as reported"
+    return f"{TRAININGS.get(training, training)}: {name}" if training else name
+
+
+MOMENTS = {"weights": "weights", "adam_m": "Adam's m", "adam_v": "Adam's v"}

@@ -1,0 +1,29 @@
+"""python -m lit_mnist.worker: the port's side of the comparison, for `keras_ref.parity` (see `lit_mnist.jobs`)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lit_mnist.cli import run
+from lit_mnist.jobs import Tell, serve
+
+
+def worker() -> None:
+    """Record facts, traces and results of ports, as told on standard input."""
+    from lit_mnist.recording import record, record_facts, record_results
+    from lit_mnist.trace_files import TraceInputs
+
+    def facts(candidate: str, data_dir: str, seeds: int, tell: Tell) -> dict[str, np.ndarray]:
+        return record_facts(candidate, data_dir, seeds)
+
+    def trace(candidate: str, inputs: str, tell: Tell) -> dict[str, np.ndarray]:
+        return record(TraceInputs.read(Path(inputs)), candidate, tell)
+
+    def results(candidate: str, data_dir: str, seed: int, tell: Tell) -> dict[str, np.ndarray]:
+        return record_results(candidate, data_dir, seed, tell=tell)
+
+    serve({"facts": facts, "trace": trace, "results": results})
+
+
+if __name__ == "__main__":
+    run(worker, prog="python -m lit_mnist.worker")
