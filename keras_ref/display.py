@@ -11,7 +11,7 @@ from rich.table import Table
 from keras_ref.ladder import power
 from keras_ref.pitfalls import PITFALLS, Caught
 from keras_ref.plan import RUNGS, Verdict
-from keras_ref.recorded import recorded_keras
+from keras_ref.recorded import recorded
 from keras_ref.tolerances import MARGINS
 from keras_ref.workers import Side
 
@@ -73,7 +73,7 @@ class Display:
 
 def stated_beforehand(seeds: int) -> str:
     """Say what rung 11 will be able to tell, before any result is there."""
-    theirs = recorded_keras()
+    theirs = recorded()["keras"]
     parts = []
     for name, margin in MARGINS.items():
         spread = float(np.std(theirs[name], ddof=1))
@@ -99,30 +99,23 @@ def caught_line(caught: Caught) -> str:
 
 def table(verdicts: Sequence[Verdict]) -> Table:
     """List what every rung compared, how far the two sides were apart and how far they may be."""
-    rows = Table("rung", "compared", "precision", "largest difference", "allowed", "verdict")
-    for verdict in verdicts:
-        name, compared = RUNGS[verdict.number]
-        rows.add_row(
-            f"{verdict.number:>2} {name}",
-            compared,
-            verdict.dtype,
-            found(verdict),
-            f"{verdict.shown.tolerance:g}" + (" x Keras'" if is_ratio(verdict) else ""),
-            "holds" if verdict.holds else "[bold red]FAILS[/]",
-        )
+    rows = Table("rung", "compared", "float64", "float32", "verdict")
+    for number, (name, compared) in RUNGS.items():
+        of_the_rung = [verdict for verdict in verdicts if verdict.number == number]
+        if of_the_rung:
+            cells = {"float64": "", "float32": ""} | {verdict.dtype: found(verdict) for verdict in of_the_rung}
+            holds = all(verdict.holds for verdict in of_the_rung)
+            rows.add_row(f"{number:>2} {name}", compared, *cells.values(), "holds" if holds else "[bold red]FAILS[/]")
     return rows
 
 
 def found(verdict: Verdict) -> str:
-    """Say how far the two sides are apart on a rung."""
-    if verdict.shown.tolerance == 0:
-        return "none" if verdict.holds else "not equal"
-    return f"{verdict.shown.difference:.2g}"
-
-
-def is_ratio(verdict: Verdict) -> bool:
-    """Whether a rung's figures are errors in units of Keras' own."""
-    return verdict.dtype == "float32" and 4 < verdict.number < 11
+    """Say how far the two sides are apart on a rung, and how far they may be."""
+    shown = verdict.shown
+    if shown.tolerance == 0:
+        return "equal" if verdict.holds else "not equal"
+    unit = " x Keras' error" if verdict.in_units_of_keras_error else ""
+    return f"{shown.difference:.2g}{unit} of {shown.tolerance:g}"
 
 
 def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate: str) -> str:
@@ -136,9 +129,8 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
             lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
     else:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
-        precision = f", {last.dtype}" if last.dtype else ""
-        lines.append(f"First divergence at rung {last.number} ({RUNGS[last.number][0]}{precision}):")
-        lines.append(f"  {in_words(last.shown.what)}: {found(last)}, allowed {last.shown.tolerance:g}.")
+        lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")
+        lines.append(f"{in_words(last.shown.what)}: {found(last)}.")
         lines.append(f"Hint: {HINTS[last.number]}.")
     if caught:
         as_predicted = sum(one.as_predicted for one in caught)

@@ -38,6 +38,7 @@ def parity(
         report: Directory to write report.html and parity.json to.
         data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
     """
+    config = dict(locals())  # before any other variable is set: the flags and their values
     wanted = sorted(set(rungs or range(1, 12 if seeds else 11)))
     if not set(wanted) <= set(RUNGS):
         raise InputError(f"--rungs {rungs}: expected numbers from 1 to 11")
@@ -58,7 +59,10 @@ def parity(
         table,
     )
     from keras_ref.pitfalls import Caught, catch
+    from keras_ref.report import gather, prepare_report, write_report
 
+    if report is not None:
+        prepare_report(Path(report))
     console = make_console()
     verdicts: list[Verdict] = []
     caught: list[Caught] = []
@@ -78,8 +82,14 @@ def parity(
         for mutant in catch(workers) if mutants else ():
             caught.append(mutant)
             display.print(caught_line(mutant))
+        said = conclusion(verdicts, caught, candidate)
+        if report is not None:
+            display.print("Writing the report.")
+            write_report(Path(report), gather(config, verdicts, caught, said, workers))
     console.print(table(verdicts))
-    console.print(conclusion(verdicts, caught, candidate), soft_wrap=True, highlight=False)
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
+    if report is not None:
+        console.print(f"Report: {Path(report) / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
     return 0 if all(verdict.holds for verdict in verdicts) and all(one.as_predicted for one in caught) else 1
 
 

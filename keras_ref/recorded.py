@@ -3,6 +3,7 @@
 The results stand in `recorded.json` beside this file: the ladder's rung 11 and the README's figures come from there.
 """
 
+import functools
 import json
 import platform
 import tempfile
@@ -10,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt
 
 from keras_ref.tolerances import MARGINS
@@ -46,9 +46,9 @@ def record(
     from keras_ref.pitfalls import PITFALLS
 
     path = Path(output)
-    recorded: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    recorded |= {"versions": versions("keras", "tensorflow", "torch", "lightning", "numpy")}
-    recorded |= {"machine": platform.platform()}
+    results_so_far: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results_so_far |= {"versions": versions("keras", "tensorflow", "torch", "lightning", "numpy")}
+    results_so_far |= {"machine": platform.platform()}
     trainings: list[tuple[str, str, Side, int]] = [
         ("keras", "", "theirs", keras),
         ("port", PORT, "ours", port),
@@ -63,15 +63,16 @@ def record(
         for name, candidate, side, runs in trainings:
             if runs:
                 results = workers.of(candidate).results(side, runs)
-                recorded[name] = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
-                write_file(path, (json.dumps(recorded, indent=1) + "\n").encode())
+                results_so_far[name] = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
+                write_file(path, (json.dumps(results_so_far, indent=1) + "\n").encode())
                 accuracy = results["test_accuracy"]
                 display.print(f"{name:<24}accuracy {accuracy.mean():.4f}, {accuracy.min():.4f} to {accuracy.max():.4f}")
 
 
-def recorded_keras() -> dict[str, np.ndarray]:
-    """Return `test_accuracy` and `test_loss` of the recorded Keras runs, [runs]."""
-    return {name: np.array(values) for name, values in json.loads(RECORDED.read_text())["keras"].items()}
+@functools.cache
+def recorded() -> dict[str, Any]:
+    """Return what was recorded: for `keras`, `port` and every mutant `test_accuracy` and `test_loss`, lists [runs]."""
+    return dict(json.loads(RECORDED.read_text()))
 
 
 if __name__ == "__main__":
