@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from reference import NumPyAdam, alpha, denominator
 
 from lit_mnist import KerasAdam
 
@@ -15,31 +16,6 @@ STEPS = 200
 # and in float64 (the fused kernel rounds m and v once where Keras rounds twice). torch.optim.Adam(eps=1e-7) is off
 # by more than 1e4 of them in float32.
 ULPS = 8
-
-
-class NumPyAdam:
-    """keras/src/optimizers/adam.py, line by line, on one array."""
-
-    def __init__(self, weights: np.ndarray) -> None:
-        self.w, self.t = weights.copy(), 0
-        self.m, self.v = np.zeros_like(weights), np.zeros_like(weights)
-
-    def step(self, g: np.ndarray, lr: float = 1e-3) -> None:
-        real = self.w.dtype.type
-        self.t += 1
-        self.m = self.m + (g - self.m) * real(1 - 0.9)
-        self.v = self.v + (g * g - self.v) * real(1 - 0.999)
-        self.w = self.w - self.m * alpha(self.t, real, lr) / denominator(self.v)
-
-
-def alpha(t: int, real: type[np.floating], lr: float = 1e-3) -> np.floating:
-    # ops.cast(0.9, dtype) makes a float32 tensor on the way, in float64 too.
-    beta_1_power, beta_2_power = real(np.float32(0.9)) ** real(t), real(np.float32(0.999)) ** real(t)
-    return real(lr) * np.sqrt(real(1) - beta_2_power) / (real(1) - beta_1_power)
-
-
-def denominator(v: np.ndarray) -> np.ndarray:
-    return np.sqrt(v) + v.dtype.type(1e-7)
 
 
 def gradients(dtype: torch.dtype, size: int = 5000, steps: int = STEPS) -> Iterator[torch.Tensor]:

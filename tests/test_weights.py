@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 
 from lit_mnist import MNISTClassifier
@@ -35,21 +36,7 @@ def test_the_model_computes_what_keras_formulas_say_of_the_same_arrays() -> None
     model.load_state_dict(from_keras(arrays))
     images = np.random.default_rng(1).random((5, 28, 28, 1))
     logits = model(torch.from_numpy(images).movedim(-1, 1)).detach().numpy()
-    np.testing.assert_allclose(logits, numpy_logits(images, arrays), rtol=0, atol=1e-13)
-
-
-def numpy_logits(images: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The documented stack in NumPy: images [N, H, W, 1], every axis in Keras' order."""
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    conv = arrays["conv/bias"] + sum(
-        padded[:, row : row + 28, column : column + 28] @ arrays["conv/kernel"][row, column]
-        for row in range(3)
-        for column in range(3)
-    )  # [N, 28, 28, 6]
-    windows = np.maximum(conv, 0).reshape(-1, 14, 2, 14, 2, 6)
-    flat = windows.max(axis=(2, 4)).reshape(-1, 1176)  # H, W, C
-    hidden = np.maximum(flat @ arrays["hidden/kernel"] + arrays["hidden/bias"], 0)
-    return hidden @ arrays["output/kernel"] + arrays["output/bias"]
+    np.testing.assert_allclose(logits, reference.logits(images, arrays), rtol=0, atol=1e-13)
 
 
 def test_activations_are_put_in_keras_order() -> None:
