@@ -5,8 +5,7 @@ What Keras 3 writes (keras/src/saving/saving_lib.py, read in 3.15.1):
 - `model.save("x.keras")`: a zip file of config.json, metadata.json and model.weights.h5, uncompressed.
 - `model.save_weights("x.weights.h5")`: that HDF5 file alone. A layer's variables are `layers/<class>/vars/0` (kernel)
   and `1` (bias), where <class> is conv2d, dense, dense_1, ...: the class, counted. Its own name (conv, hidden, output)
-  is no more than an attribute of `vars`, and older releases do without. What belongs to the optimizer is beside
-  `layers`, in `optimizer`.
+  is no more than an attribute of `vars`. What belongs to the optimizer is beside `layers`, in `optimizer`.
 - `model.save("x.h5")`, the older format: `model_weights/<layer>/<model>/<layer>/kernel` and `bias`, under the layers'
   own names, and the config as an attribute.
 
@@ -32,7 +31,7 @@ from lit_mnist.trace_files import WEIGHTS
 
 # Bytes of a file and of what it unpacks to: the model in float64 with both moments of Adam takes 3.7 million.
 MAX_BYTES = 2**24
-# Links of an HDF5 file that are followed; the older format, which has the most, takes 22.
+# Links of an HDF5 file that are followed; the older format, which has the most, takes 19.
 MAX_LINKS = 100
 # Of the process that reads. It needs a third of a second and 130 million bytes of address space.
 MAX_SECONDS = 60
