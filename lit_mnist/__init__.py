@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
+    from lit_mnist.keras_files import read_keras_file
     from lit_mnist.model import MNISTClassifier
     from lit_mnist.module import LitMNIST
     from lit_mnist.optim import KerasAdam
 
 __version__ = "0.1.0"
-__all__ = ["KerasAdam", "LitMNIST", "MNISTClassifier", "MNISTDataModule", "__version__"]
+__all__ = ["KerasAdam", "LitMNIST", "MNISTClassifier", "MNISTDataModule", "__version__", "read_keras_file"]
 
-_HOME = {"KerasAdam": "optim", "LitMNIST": "module", "MNISTClassifier": "model", "MNISTDataModule": "data"}
+_HOME = {
+    "KerasAdam": "optim",
+    "LitMNIST": "module",
+    "MNISTClassifier": "model",
+    "MNISTDataModule": "data",
+    "read_keras_file": "keras_files",
+}
 
 
 def __getattr__(name: str) -> Any:
