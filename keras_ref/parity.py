@@ -35,7 +35,7 @@ def parity(
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
         mutants: Climb with every wrong port of lit_mnist/mutants.py as well, which must be stopped at its rung.
-        report: Directory to write report.html and parity.json to.
+        report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
         data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values

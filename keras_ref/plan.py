@@ -18,7 +18,7 @@ RUNGS = {  # name, what is compared
     1: ("data", "images, labels, scaled pixels, one-hot rows; order and size of the batches"),
     2: ("structure", "layer names and order, output shapes, parameter counts, dtype"),
     3: ("initialisation", "20 seeds: distance from Glorot uniform; zero biases"),
-    4: ("weight transfer", "from a file into the model and back, both sides"),
+    4: ("weight transfer", "into the model and back, both sides; from .keras and .weights.h5 files"),
     5: ("forward", "what every layer gives: ordinary images and edge cases"),
     6: ("loss", "the same images"),
     7: ("gradients", "every tensor: the same images, start weights and trained ones"),
@@ -80,8 +80,7 @@ def climb(
             continue
         for number in rungs:
             if number == 4:
-                given = {f"weights/{key}": array for key, array in plan.inputs("cases", precision).weights.items()}
-                yield Verdict(4, precision, tuple(ladder.weight_transfer(given, *plan.trace("cases", precision))))
+                yield Verdict(4, precision, tuple(plan.weight_transfer(precision)))
             elif 4 < number < 11:
                 yield Verdict(number, precision, tuple(plan.compare(number, precision)))
     if 11 in rungs:
@@ -117,6 +116,15 @@ class Plan:
             exact = None if dtype == "float64" else self.workers.theirs(self.inputs(training, "float64"))
             for found in comparison(ours, theirs, exact):
                 yield replace(found, what=f"{training}: {found.what}")
+
+    def weight_transfer(self, dtype: str) -> Iterator[Comparison]:
+        inputs = self.inputs("cases", dtype)
+        ours, theirs = self.trace("cases", dtype)
+        files = self.workers.saved(inputs)
+        loaded = {"ours": ours, "theirs": theirs} | {
+            f"ours, from a {name} file": self.workers.loaded(path) for name, path in files.items()
+        }
+        return ladder.weight_transfer({f"weights/{key}": array for key, array in inputs.weights.items()}, loaded)
 
     def trace(self, training: str, dtype: str) -> tuple[Arrays, Arrays]:
         """Return the records of a training, ours and theirs."""

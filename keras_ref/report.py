@@ -1,5 +1,6 @@
-"""The report of a climb: `parity.json`, all that was found, and `report.html`, one page made of it and nothing else."""
+"""The report of a climb: `parity.json`, all that was found, and `report.html`, a page made of it and nothing else."""
 
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_ref.display import found
-from keras_ref.ladder import Arrays, largest_difference
+from keras_ref.ladder import Arrays, largest_difference, relative_error
 from keras_ref.pitfalls import PITFALLS, Caught
 from keras_ref.plan import RUNGS, Plan, Verdict
 from keras_ref.recorded import recorded
@@ -41,16 +42,22 @@ def prepare_report(directory: Path) -> None:
 
 
 def write_report(directory: Path, findings: Mapping[str, Any]) -> None:
-    """Write `parity.json` and `report.html` of what `gather` returned."""
+    """Write `parity.json`, `report.html` and its pictures, of what `gather` returned."""
+    from keras_ref import report_figures
+
     write_file(directory / "parity.json", (json.dumps(findings, indent=1, allow_nan=False) + "\n").encode())
-    write_file(directory / "report.html", render(findings).encode())
+    figures = report_figures.draw(findings)
+    for name, figure in figures.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_file(directory / f"{name}.png", picture.getvalue())
+    pictures = {name: report_figures.svg(figure, name) for name, figure in figures.items()}
+    write_file(directory / "report.html", render(findings, pictures).encode())
 
 
-def render(findings: Mapping[str, Any]) -> str:
+def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """Return the page: everything is in it, nothing is loaded from elsewhere."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-    from keras_ref import report_figures
 
     environment = Environment(
         loader=PackageLoader("keras_ref", "."),
@@ -59,7 +66,7 @@ def render(findings: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(findings, figures=report_figures.draw(findings))
+    return environment.get_template("report.html").render(findings, pictures=pictures)
 
 
 def gather(
@@ -114,8 +121,8 @@ def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None
     - `losses`: of every step, by side and precision, in nats per image;
     - `parted`: for each pair of trainings, the first step (from 1) at which their losses differ by more than each of
       `thresholds`, None where none does;
-    - `tensors`: for each tensor, in float64 the largest difference of any element, in float32 the largest error of
-      each side against Keras' float64 run, relative to the largest element.
+    - `tensors`: for each tensor, in float64 the largest difference of any element, in float32 the root
+      mean square error of each side against Keras' float64 run, relative to the tensor's own.
     """
     dtypes = [verdict.dtype for verdict in verdicts if verdict.number == 9]
     if not dtypes:
@@ -136,11 +143,11 @@ def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None
     tensors: dict[str, dict[str, float | None]] = {name: {} for name in TENSORS}
     for side, dtype in records:
         for name in TENSORS:
-            error, _ = largest_difference(records[side, dtype].get(name), exact[name])
+            found = records[side, dtype].get(name)
             if dtype == "float32":
-                error /= float(np.abs(exact[name]).max())
-            if (side, dtype) != ("keras", "float64"):
-                tensors[name][f"{side} {dtype}"] = number(error)
+                tensors[name][f"{side} {dtype}"] = number(relative_error(found, exact[name]))
+            elif side == "port":
+                tensors[name][f"{side} {dtype}"] = number(largest_difference(found, exact[name])[0])
     losses = {" ".join(key): [number(loss) for loss in record["loss"]] for key, record in records.items()}
     return {"losses": losses, "thresholds": THRESHOLDS, "parted": parted, "tensors": tensors}
 

@@ -15,8 +15,8 @@ PORT, KERAS, LIMIT = "#0b6fa4", "#d9822b", "#3b3b3b"
 FLOOR = 1e-17  # where equal losses are drawn on a logarithmic axis
 
 
-def draw(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pictures for which there is something found, as SVG elements by name.
+def draw(found: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the pictures for which there is something found, by name.
 
     Args:
         found: what `keras_ref.report.gather` returned.
@@ -28,14 +28,15 @@ def draw(found: Mapping[str, Any]) -> dict[str, str]:
         figures["tensors"] = tensors(found["trajectory"]["tensors"], found["float64"])
     if found["distribution"]:
         figures["distribution"] = distribution(found["distribution"])
-    return {name: svg(figure, name) for name, figure in figures.items()}
+    return figures
 
 
 def svg(figure: Figure, name: str) -> str:
+    """Return a picture as an element of a page."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]  # an element of a page, not a file
+    return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]  # the element alone
 
 
 def loss_curves(losses: Mapping[str, Any]) -> Figure:

@@ -147,5 +147,20 @@ def record(given: TraceInputs, tell: Tell | None = None) -> dict[str, np.ndarray
     return recorded
 
 
+def save_model(given: TraceInputs, directory: Path) -> None:
+    """Save the model with the given weights as Keras saves it: `model.keras` and `model.weights.h5`."""
+    import keras
+
+    from keras_ref.model import build_model
+
+    keras.config.set_floatx(given.dtype)
+    model = build_model()
+    for variable in model.trainable_variables:
+        variable.assign(given.weights["/".join(variable.path.split("/")[-2:])])
+    directory.mkdir(exist_ok=True)
+    model.save(directory / "model.keras")
+    model.save_weights(directory / "model.weights.h5")
+
+
 if __name__ == "__main__":
     run(trace, prog="python -m keras_ref.trace")

@@ -15,7 +15,7 @@ def worker() -> None:
     import_keras()
 
     from keras_ref.facts import record_facts
-    from keras_ref.trace import record
+    from keras_ref.trace import record, save_model
     from keras_ref.train import train
     from lit_mnist.trace_files import TraceInputs
 
@@ -25,12 +25,16 @@ def worker() -> None:
     def trace(inputs: str, tell: Tell) -> dict[str, np.ndarray]:
         return record(TraceInputs.read(Path(inputs)), tell)
 
+    def save(inputs: str, directory: str, tell: Tell) -> dict[str, np.ndarray]:
+        save_model(TraceInputs.read(Path(inputs)), Path(directory))
+        return {}
+
     def results(data_dir: str, seed: int, tell: Tell) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as directory:
             summary = train(seed=seed, data_dir=data_dir, output_dir=directory)
         return {name: np.asarray(summary[name]) for name in ("test_accuracy", "test_loss")}
 
-    serve({"facts": facts, "trace": trace, "results": results})
+    serve({"facts": facts, "trace": trace, "save": save, "results": results})
 
 
 if __name__ == "__main__":

@@ -138,6 +138,17 @@ class Workers:
         """The record of a training in Keras."""
         return self.do([self.trace("theirs", inputs)], doing)[0]
 
+    def saved(self, inputs: TraceInputs) -> dict[str, Path]:
+        """Files in which Keras saved the model with the weights of a training, by kind."""
+        directory = self.directory / f"saved-{inputs.dtype}"
+        given = dict(self.trace("theirs", inputs).arguments)["inputs"]
+        self.do([self.job("theirs", "save", inputs=given, directory=str(directory))])
+        return {kind: directory / f"model{kind}" for kind in (".keras", ".weights.h5")}
+
+    def loaded(self, file: Path) -> Arrays:
+        """The weights of our model that has loaded a file of Keras."""
+        return self.do([self.job("ours", "load", file=str(file))])[0]
+
     def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
         """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
         jobs = [self.job(side, "results", data_dir=self.data_dir, seed=seed) for seed in range(seeds)]

@@ -16,6 +16,7 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 import importlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,7 @@ from lit_mnist.callbacks import silence_lightning
 from lit_mnist.cli import InputError
 from lit_mnist.data import Batches, MNISTDataModule
 from lit_mnist.jobs import Tell
+from lit_mnist.keras_files import read_keras_file
 from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import TraceInputs, digest
 
@@ -59,6 +61,15 @@ def record(given: TraceInputs, candidate: str, tell: Tell | None = None) -> dict
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
+
+
+def record_loaded(candidate: str, file: Path) -> dict[str, np.ndarray]:
+    """Return `loaded/<key>`: the weights of a candidate that has loaded a file of Keras."""
+    arrays = read_keras_file(file)
+    module = load_candidate(candidate)(learning_rate=0.001).to(getattr(torch, str(arrays["conv/kernel"].dtype)))
+    layout = Layout(module, candidate)
+    layout.load(arrays)
+    return layout.keyed("loaded", dict(module.named_parameters()))
 
 
 def record_results(

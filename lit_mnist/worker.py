@@ -10,7 +10,7 @@ from lit_mnist.jobs import Tell, serve
 
 def worker() -> None:
     """Record facts, traces and results of ports, as told on standard input."""
-    from lit_mnist.recording import record, record_facts, record_results
+    from lit_mnist.recording import record, record_facts, record_loaded, record_results
     from lit_mnist.trace_files import TraceInputs
 
     def facts(candidate: str, data_dir: str, seeds: int, tell: Tell) -> dict[str, np.ndarray]:
@@ -19,10 +19,13 @@ def worker() -> None:
     def trace(candidate: str, inputs: str, tell: Tell) -> dict[str, np.ndarray]:
         return record(TraceInputs.read(Path(inputs)), candidate, tell)
 
+    def load(candidate: str, file: str, tell: Tell) -> dict[str, np.ndarray]:
+        return record_loaded(candidate, Path(file))
+
     def results(candidate: str, data_dir: str, seed: int, tell: Tell) -> dict[str, np.ndarray]:
         return record_results(candidate, data_dir, seed, tell=tell)
 
-    serve({"facts": facts, "trace": trace, "results": results})
+    serve({"facts": facts, "trace": trace, "load": load, "results": results})
 
 
 if __name__ == "__main__":
