@@ -38,6 +38,7 @@ def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
     for rule, of in (
         ("every image once in an epoch", each_image_once),
         ("another order in each epoch", new_order_each_epoch),
+        ("other batches in each epoch", new_batches_each_epoch),
         ("batches of one size, the last with what is left", full_batches),
     ):
         yield Comparison(rule, float(of(ours) != of(theirs)), 0)
@@ -241,6 +242,13 @@ def each_image_once(arrays: Arrays) -> bool:
 
 def new_order_each_epoch(arrays: Arrays) -> bool:
     return len({epoch.tobytes() for epoch in arrays["order"]}) == len(arrays["order"])
+
+
+def new_batches_each_epoch(arrays: Arrays) -> bool:
+    """Whether no two epochs have a batch of the same images: the images are shuffled, not the batches."""
+    ends = np.cumsum(arrays["batch_sizes"])[:-1]
+    batches = [{np.sort(batch).tobytes() for batch in np.split(epoch, ends)} for epoch in arrays["order"]]
+    return len(set.union(*batches)) == sum(map(len, batches))
 
 
 def full_batches(arrays: Arrays) -> bool:

@@ -43,6 +43,12 @@ PITFALLS = {
         "`shuffle=False`, which is a DataLoader's default",
         "`fit` shuffles by default: draw a new order for every epoch",
     ),
+    "BatchesShuffled": Pitfall(
+        1,
+        "other batches in each epoch",
+        "batches cut once and only their order drawn anew",
+        "shuffle images, then cut: each epoch has other batches",
+    ),
     "LastBatchDropped": Pitfall(
         1, "every image once", "`drop_last=True`", "keep the short last batch: Keras trains on it, too"
     ),

@@ -235,6 +235,19 @@ class NoShuffling(LitMNIST):
             return Batches(self.train_indices, self.batch_size)
 
 
+class BatchesShuffled(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            class CutOnce(Batches):
+                def __iter__(self) -> Iterator[Tensor]:
+                    *whole, last = torch.split(torch.from_numpy(self.indices), self.batch_size)
+                    for i in np.random.default_rng([self.seed, self.epoch]).permutation(len(whole)):
+                        yield whole[i]
+                    yield last
+
+            return CutOnce(np.random.default_rng(self.seed).permutation(self.train_indices), self.batch_size)
+
+
 class LastBatchDropped(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
         def train_batches(self) -> Batches:
