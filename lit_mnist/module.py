@@ -1,5 +1,7 @@
 """The LightningModule: loss, metrics, optimizer."""
 
+from typing import Any
+
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -73,6 +75,16 @@ class LitMNIST(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.evaluation_averages)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
+        sums = self.all_gather(self.train_averages.sums())
+        assert isinstance(sums, Tensor)
+        checkpoint["train_averages"] = sums.reshape(-1, 3).cpu()  # [devices, 3]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "train_averages" in checkpoint:
+            self.train_averages.load(checkpoint["train_averages"][self.global_rank].to(self.device))
+
     def _shared_step(self, batch: tuple[Tensor, Tensor], averages: "Averages") -> Tensor:
         images, labels = batch
         logits = self.model(images)  # [N, 10]
@@ -120,6 +132,11 @@ class Averages:
         """Return the sums of loss, correct predictions and images of this device, [3]."""
         loss = torch.as_tensor(self.loss)
         return torch.stack([loss, torch.as_tensor(self.correct).to(loss), torch.full_like(loss, self.images)])
+
+    def load(self, sums: Tensor) -> None:
+        """Go on from sums, [3], as `sums` returned them."""
+        self.loss, self.correct, images = sums.unbind()
+        self.images = int(images)
 
 
 def _wide(x: Tensor) -> Tensor:
