@@ -178,14 +178,18 @@ def read_checkpoint(path: Path, trainer: L.Trainer, module: LitMNIST, settings: 
             if type(theirs[name]) is not type(value) or theirs[name] != value
         ]
         if not differences:
-            _compare(checkpoint, _form(trainer, module, settings, checkpoint), "checkpoint")
-            _compare_progress(checkpoint)
-            if sorted(x.nbytes for x in _tensors(checkpoint)) != members:
+            expected = _form(trainer, module, settings, checkpoint)
+            _compare(checkpoint, expected, "checkpoint")
+            if sorted(x.nbytes for x in _leaves(checkpoint) if isinstance(x, Tensor)) != members:
                 raise ValueError("its tensors are not those that the file holds")
+            _compare_values(checkpoint, expected)
     except Exception as error:
         raise UnusableCheckpointError(f"{path}: not a checkpoint of this training ({_first_line(error)})") from error
     if differences:
         raise InputError(f"{path}: trained with {'; '.join(differences)}; give the same, or start a new run")
+    begun = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    if trainer.max_epochs is not None and begun > trainer.max_epochs:
+        raise InputError(f"--max_epochs {trainer.max_epochs}: {path} is of epoch {begun}; give at least that")
     return checkpoint
 
 
@@ -263,19 +267,40 @@ def _compare(found: Any, expected: Any, where: str) -> None:
             _compare(found[index], value, f"{where}/{index}")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
         yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _tensors(item)
 
 
-def _compare_progress(checkpoint: dict[str, Any]) -> None:
-    pass
+def _compare_values(checkpoint: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Make sure that what decides how the training goes on is what it must be, and that the counters agree."""
+    if (version := checkpoint["pytorch-lightning_version"]) != L.__version__:
+        raise ValueError(f"written by lightning {_short(version)}, this is {L.__version__}")
+    groups, expected_groups = (x["optimizer_states"][0]["param_groups"] for x in (checkpoint, expected))
+    if [group | {"t": 0} for group in groups] != [group | {"t": 0} for group in expected_groups]:
+        raise ValueError("another optimizer")
+    step, rows = checkpoint["global_step"], checkpoint["callbacks"]["EpochResults"]["rows"]
+    loop = checkpoint["loops"]["fit_loop"]
+    batches = loop["state_dict"]["combined_loader"][0]["batches"]
+    begun = loop["epoch_progress"]["current"]["ready"]
+    within = begun - len(rows)  # 1 within an epoch, 0 at its end
+    counters = {
+        "epoch_progress": (begun, begun - 1, begun, len(rows)),
+        "epoch_loop.batch_progress": (batches, batches - within, batches, batches),
+    }
+    if (
+        within not in (0, 1)
+        or any(tuple(loop[name]["current"].values()) != numbers for name, numbers in counters.items())
+        or [row["epoch"] for row in rows] != list(range(1, len(rows) + 1))
+        or loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"] != step
+        or not 0 < batches <= step
+        or not all(0 <= group["t"] <= step for group in groups)
+        or not all(0 <= number <= 10**9 for number in _leaves(checkpoint["loops"]))
+    ):
+        raise ValueError("its counters contradict each other")
 
 
 def _first_line(error: Exception) -> str:

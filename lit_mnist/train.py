@@ -196,6 +196,8 @@ def train(
         if num_nodes > 1:
             console.print(f"Waiting for the processes of all {num_nodes} nodes.")
 
+    # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
+    trainer.precision_plugin.convert_module(module)
     # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and exits 0.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     with told_ends(trainer, interruption):
