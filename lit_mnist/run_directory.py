@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -80,11 +80,9 @@ def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str
     return run_directory
 
 
-def lock_run_directory(run_directory: Path) -> FileLock:
-    """Keep other processes from training in a run directory for as long as this one lives, however it ends.
-
-    Returns:
-        The lock; it must be kept.
+@contextlib.contextmanager
+def hold_run_directory(run_directory: Path) -> Iterator[None]:
+    """Keep other processes from training in a run directory; the lock of a killed process locks nothing.
 
     Raises:
         InputError: if another process holds it.
@@ -94,14 +92,12 @@ def lock_run_directory(run_directory: Path) -> FileLock:
         lock.acquire(timeout=1)
     except Timeout as error:
         raise InputError(f"{run_directory}: another process is training in it; wait for its end, or end it") from error
-    return lock
-
-
-def unlock_run_directory(lock: FileLock) -> None:
-    """Remove the lock of a run that is finished. That of a killed one stays, as a file that locks nothing."""
-    with contextlib.suppress(OSError):  # Windows does not remove what is open
-        Path(lock.lock_file).unlink()
-    lock.release()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove what is open
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def continue_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:

@@ -19,11 +19,10 @@ from lit_mnist.run_directory import (
     create_run_directory,
     epochs_of_results,
     find_run_directory,
+    hold_run_directory,
     is_first_process,
-    lock_run_directory,
     plan_run_directory,
     result_lines,
-    unlock_run_directory,
     versions,
     write_results,
 )
@@ -96,138 +95,140 @@ def train(
     config = dict(locals())  # before any other variable is set: the flags and their values
     interruption = Interruption()
     interruption.listen()
-    if resume is None:
-        run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
-    else:
-        if fast_dev_run:
-            raise InputError("--fast_dev_run: leaves no run behind that could go on; leave out --resume")
-        run_directory = find_run_directory(output_dir, run_name, resume)
-        config |= {"resume": None, "output_dir": str(run_directory.parent), "run_name": run_directory.name}
-        if is_first_process():
-            lock = lock_run_directory(run_directory)
-            if (epochs := epochs_of_results(run_directory)) >= max_epochs:
-                raise InputError(f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on")
-
-    import lightning as L
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from rich import get_console
-
-    from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
-    from lit_mnist.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
-    from lit_mnist.data import MNISTDataModule
-    from lit_mnist.mnist_files import dataset_digest
-    from lit_mnist.module import LitMNIST
-
-    silence_lightning()
-    console = get_console()  # the one that the progress bar draws on
-    results = EpochResults(console, None if fast_dev_run else run_directory)
-    checkpoints = Checkpoints(
-        None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
-    )
-    checkpoint_files = CheckpointFiles()
-    callbacks: list[L.Callback] = [results, checkpoints]
-    show_progress = console.is_terminal and not console.is_dumb_terminal
-    if show_progress:
-        callbacks.append(ProgressBar())
-    try:
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,
-            max_epochs=max_epochs,
-            logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
-            callbacks=callbacks,
-            plugins=[checkpoint_files],
-            fast_dev_run=fast_dev_run,
-            limit_train_batches=limit_train_batches,
-            deterministic=deterministic,
-            limit_val_batches=None if validation_images else 0,
-            num_sanity_val_steps=0,
-            enable_progress_bar=show_progress,
-            enable_model_summary=False,  # it rounds the counts; layer_table does not
-        )
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
-            f"{logger}: {reason} (--accelerator auto takes what this machine has)"
-        ) from error
-
-    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
-        raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
-
-    # Whatever can be wrong with the input shows before the first file is written and the first process started.
-    L.seed_everything(seed, verbose=False)
-    data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
-    module = LitMNIST(learning_rate)
-    data.prepare_data()
-    data.setup("fit")
-    data.check_batches(trainer.world_size, limit_train_batches)
-    checkpoints.settings = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "validation_images": validation_images,
-        "precision": precision,
-        "limit_train_batches": limit_train_batches,
-        "deterministic": deterministic,
-        "accelerator": trainer.accelerator.name(),
-        "devices": trainer.world_size,
-        "dataset_sha256": dataset_digest(data.data_dir),
-    }
-    if resume is not None:
-        read = functools.partial(read_checkpoint, trainer=trainer, module=module, settings=checkpoints.settings)
-        chosen = choose_checkpoint(resume, run_directory / "checkpoints", read)
-        checkpoint_files.path, checkpoint_files.content = chosen or (None, {})
-    if trainer.is_global_zero and not fast_dev_run:
+    with contextlib.ExitStack() as held:
         if resume is None:
-            create_run_directory(run_directory, config)
-            lock = lock_run_directory(run_directory)
+            run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
         else:
-            continue_run_directory(run_directory, config)
-        interruption.last_words = f"To go on: {resume_command(run_directory)}\n"
-    if trainer.is_global_zero:
-        console.print(layer_table(module))
-        if checkpoint_files.path is not None:
-            line = f"Goes on after step {checkpoint_files.content['global_step']:,}, from {checkpoint_files.path}"
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if num_nodes > 1:
-            console.print(f"Waiting for the processes of all {num_nodes} nodes.")
+            if fast_dev_run:
+                raise InputError("--fast_dev_run: leaves no run behind that could go on; leave out --resume")
+            run_directory = find_run_directory(output_dir, run_name, resume)
+            config |= {"resume": None, "output_dir": str(run_directory.parent), "run_name": run_directory.name}
+            if is_first_process():
+                held.enter_context(hold_run_directory(run_directory))
+                if (epochs := epochs_of_results(run_directory)) >= max_epochs:
+                    raise InputError(
+                        f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on"
+                    )
 
-    # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
-    trainer.precision_plugin.convert_module(module)
-    # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and exits 0.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    with told_ends(trainer, interruption):
-        results.began = time.monotonic()
-        trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
-        train_seconds = results.seconds()
-        (test_results,) = trainer.test(module, data, verbose=False)
-        if fast_dev_run:
-            if trainer.is_global_zero:
-                console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
-            return dict(test_results)
+        import lightning as L
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+        from rich import get_console
 
-        probabilities = predict_test_images(trainer, module, data)
-        summary = dict(test_results) | {
-            "test_images": len(data.test),
-            "parameters": sum(p.numel() for p in module.parameters()),
-            "epochs": max_epochs,
+        from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
+        from lit_mnist.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
+        from lit_mnist.data import MNISTDataModule
+        from lit_mnist.mnist_files import dataset_digest
+        from lit_mnist.module import LitMNIST
+
+        silence_lightning()
+        console = get_console()  # the one that the progress bar draws on
+        results = EpochResults(console, None if fast_dev_run else run_directory)
+        checkpoints = Checkpoints(
+            None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
+        )
+        checkpoint_files = CheckpointFiles()
+        callbacks: list[L.Callback] = [results, checkpoints]
+        show_progress = console.is_terminal and not console.is_dumb_terminal
+        if show_progress:
+            callbacks.append(ProgressBar())
+        try:
+            trainer = L.Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,
+                max_epochs=max_epochs,
+                logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
+                callbacks=callbacks,
+                plugins=[checkpoint_files],
+                fast_dev_run=fast_dev_run,
+                limit_train_batches=limit_train_batches,
+                deterministic=deterministic,
+                limit_val_batches=None if validation_images else 0,
+                num_sanity_val_steps=0,
+                enable_progress_bar=show_progress,
+                enable_model_summary=False,  # it rounds the counts; layer_table does not
+            )
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
+                f"{logger}: {reason} (--accelerator auto takes what this machine has)"
+            ) from error
+
+        if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
+            raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
+
+        # Whatever can be wrong with the input shows before the first file is written and the first process started.
+        L.seed_everything(seed, verbose=False)
+        data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
+        module = LitMNIST(learning_rate)
+        data.prepare_data()
+        data.setup("fit")
+        data.check_batches(trainer.world_size, limit_train_batches)
+        checkpoints.settings = {
             "batch_size": batch_size,
+            "learning_rate": learning_rate,
             "seed": seed,
-            "framework": "lightning",
-            "versions": versions("torch", "torchvision", "lightning", "numpy"),
-            "dataset_sha256": checkpoints.settings["dataset_sha256"],
-            "train_seconds": round(train_seconds, 3),
+            "validation_images": validation_images,
+            "precision": precision,
+            "limit_train_batches": limit_train_batches,
+            "deterministic": deterministic,
+            "accelerator": trainer.accelerator.name(),
+            "devices": trainer.world_size,
+            "dataset_sha256": dataset_digest(data.data_dir),
         }
+        if resume is not None:
+            read = functools.partial(read_checkpoint, trainer=trainer, module=module, settings=checkpoints.settings)
+            chosen = choose_checkpoint(resume, run_directory / "checkpoints", read)
+            checkpoint_files.path, checkpoint_files.content = chosen or (None, {})
+        if trainer.is_global_zero and not fast_dev_run:
+            if resume is None:
+                create_run_directory(run_directory, config)
+                held.enter_context(hold_run_directory(run_directory))
+            else:
+                continue_run_directory(run_directory, config)
+            interruption.last_words = f"To go on: {resume_command(run_directory)}\n"
         if trainer.is_global_zero:
-            images, labels = (x.numpy() for x in data.test.tensors)
-            write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
-            unlock_run_directory(lock)
-            console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
-    return summary
+            console.print(layer_table(module))
+            if checkpoint_files.path is not None:
+                line = f"Goes on after step {checkpoint_files.content['global_step']:,}, from {checkpoint_files.path}"
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+            if num_nodes > 1:
+                console.print(f"Waiting for the processes of all {num_nodes} nodes.")
+
+        # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
+        trainer.precision_plugin.convert_module(module)
+        # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and exits 0.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        with told_ends(trainer, interruption):
+            results.began = time.monotonic()
+            trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
+            train_seconds = results.seconds()
+            (test_results,) = trainer.test(module, data, verbose=False)
+            if fast_dev_run:
+                if trainer.is_global_zero:
+                    console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
+                return dict(test_results)
+
+            probabilities = predict_test_images(trainer, module, data)
+            summary = dict(test_results) | {
+                "test_images": len(data.test),
+                "parameters": sum(p.numel() for p in module.parameters()),
+                "epochs": max_epochs,
+                "batch_size": batch_size,
+                "seed": seed,
+                "framework": "lightning",
+                "versions": versions("torch", "torchvision", "lightning", "numpy"),
+                "dataset_sha256": checkpoints.settings["dataset_sha256"],
+                "train_seconds": round(train_seconds, 3),
+            }
+            if trainer.is_global_zero:
+                images, labels = (x.numpy() for x in data.test.tensors)
+                write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
+                console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
+        return summary
 
 
 @contextlib.contextmanager
