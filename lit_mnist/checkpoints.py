@@ -144,7 +144,7 @@ def choose_checkpoint(
         except UnusableCheckpointError as error:
             if is_first_process():
                 print(f"Passed over {error}", file=sys.stderr)
-    if by_step:
+    if any(not path.name.startswith(".") for path in directory.iterdir()):  # other than what a killed save leaves
         raise InputError(f"--resume last: no checkpoint in {directory} is usable; start a new run")
     return None
 

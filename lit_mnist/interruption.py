@@ -37,12 +37,18 @@ class Interruption:
         self.noted = 0
         self.last_words = ""
         self.end_others: Callable[[], None] = lambda: None
+        self._earlier: dict[int, Any] = {}
 
     def listen(self) -> None:
         """Handle both signals from now on; one that is ignored, as Ctrl-C is in a background job, stays so."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             if threading.current_thread() is threading.main_thread() and signal.getsignal(signum) != signal.SIG_IGN:
-                signal.signal(signum, self._handle)
+                self._earlier[signum] = signal.signal(signum, self._handle)
+
+    def stop_listening(self) -> None:
+        """Leave both signals to whoever handled them before."""
+        for signum, handler in self._earlier.items():
+            signal.signal(signum, handler)
 
     def undefer(self) -> None:
         """End at once from now on, or now, if a signal has come meanwhile."""

@@ -96,6 +96,7 @@ def train(
     interruption = Interruption()
     interruption.listen()
     with contextlib.ExitStack() as held:
+        held.callback(interruption.stop_listening)
         if resume is None:
             run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
         else:
@@ -153,8 +154,8 @@ def train(
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
-                f"{logger}: {reason} (--accelerator auto takes what this machine has)"
+                f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} "
+                f"--logger {logger}: {reason} (--accelerator auto takes what this machine has)"
             ) from error
 
         if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
@@ -200,7 +201,8 @@ def train(
 
         # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
         trainer.precision_plugin.convert_module(module)
-        # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and exits 0.
+        # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and the
+        # process then exits with 0.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         with told_ends(trainer, interruption):
             results.began = time.monotonic()

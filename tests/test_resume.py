@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from conftest import Command
 
 from keras_ref.data import SHA256, load_data
 from lit_mnist import LitMNIST
-from lit_mnist.checkpoints import UnusableCheckpointError, read_checkpoint
+from lit_mnist.checkpoints import CheckpointFiles, UnusableCheckpointError, read_checkpoint
 from lit_mnist.cli import InputError
 from lit_mnist.train import train
 
@@ -39,14 +39,6 @@ FLAGS: dict[str, Any] = {
     "checkpoint_every_n_steps": 5,
 }
 Flags = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def _signal_handlers() -> Iterator[None]:
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")
@@ -357,6 +349,33 @@ def test_a_finished_run_says_so(whole: Path, flags: Flags, command: Command) -> 
     assert "finished with 3 epochs" in line
 
 
+def test_a_directory_with_the_checkpoints_of_something_else_is_left_alone(flags: Flags, cut: Any) -> None:
+    resume = cut(0)
+    (Path(resume["output_dir"]) / "run" / "checkpoints" / "epoch=01.keras").touch()
+    with pytest.raises(InputError, match=r"no checkpoint in .* is usable"):
+        train(**flags, **resume)
+    assert not (Path(resume["output_dir"]) / "run" / "metrics.csv").exists()
+
+
+def test_no_checkpoint_is_written_twice(flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    save = CheckpointFiles.save_checkpoint
+
+    def noted(self: CheckpointFiles, checkpoint: dict[str, Any], path: Path, **more: Any) -> None:
+        written.append(path.name)
+        save(self, checkpoint, path, **more)
+
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", noted)
+    train(**flags | {"checkpoint_every_n_steps": 6, "max_epochs": 2}, output_dir=str(tmp_path), run_name="run")
+    # The one of a last batch would be of before the validation.
+    assert written == [f"step={step:05}.ckpt" for step in (6, 12, 18, 24)]
+
+
+def test_signals_are_handled_as_before_once_the_training_is_over(whole: Path) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -424,14 +443,12 @@ def rewrite(change: Callable[[str, bytes], tuple[str, bytes]], compression: int 
     return spoil
 
 
-def one_larger_storage(name: str, content: bytes) -> tuple[str, bytes]:
-    """The bias of the output layer, 10 numbers, declares a storage of 10 million: memory that is not its own."""
-    if name.endswith("data.pkl"):
-        assert content.count(b"K\ntq\x0f") >= 0
-        before = content
-        content = re.sub(rb"(X\x03\x00\x00\x00cpuq.|h.)K\nt", lambda m: m[1] + b"J\x80\x96\x98\x00t", content, count=1)
-        assert content != before
-    return name, content
+def larger_storage(name: str, content: bytes) -> tuple[str, bytes]:
+    """A bias of 10 numbers declares a storage of 10 million: memory that is not its own."""
+    ten, ten_million = b"K\n", b"J\x80\x96\x98\x00"
+    spoilt = re.sub(rb"(cpuq.|h.)" + ten + b"t", lambda match: match[1] + ten_million + b"t", content, count=1)
+    assert not name.endswith("data.pkl") or spoilt != content
+    return name, spoilt if name.endswith("data.pkl") else content
 
 
 OPTIMIZER = ("optimizer_states", 0)
@@ -465,7 +482,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         rewrite(lambda name, content: (name.replace("version", "constants.pkl"), content)),
         "unexpected member",
     ),
-    "larger storage": (rewrite(one_larger_storage), "not a"),
+    "larger storage": (rewrite(larger_storage), "not a"),
     "payload in the state": (set_at(*WEIGHT, value=Payload()), "not a whole"),
     "payload in the hyperparameters": (set_at("hyper_parameters", "learning_rate", value=Payload()), "not a whole"),
     "no dict": (lambda path: torch.save([1, 2], path), "not a checkpoint of this training"),
