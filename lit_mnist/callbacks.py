@@ -1,6 +1,5 @@
 """What a training shows while it runs, and keeps of each epoch."""
 
-import io
 import logging
 import time
 import warnings
@@ -10,14 +9,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lit_mnist.module import LitMNIST
-from lit_mnist.run_directory import write_file, write_metrics
+from lit_mnist.run_directory import write_metrics
 
 COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the device: not at every step
@@ -25,6 +23,9 @@ BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the devic
 
 class EpochResults(L.Callback):
     """Collect a row of results an epoch, print it, and bring `metrics.csv` up to date.
+
+    The rows and the seconds of training travel with the checkpoints; what was trained after the last one before a run
+    was killed does not count.
 
     Args:
         console: where to print.
@@ -35,6 +36,21 @@ class EpochResults(L.Callback):
         self.console = console
         self.run_directory = run_directory
         self.rows: list[dict[str, float]] = []
+        self.earlier_seconds = 0.0
+        self.began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds since `began`, and those before the checkpoint that the run was taken up from."""
+        return self.earlier_seconds + time.monotonic() - self.began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.earlier_seconds = state_dict["rows"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
@@ -85,16 +101,6 @@ class ProgressBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it; Lightning copies it into its place from another directory."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_file(Path(path), content.getvalue())
 
 
 def layer_table(module: L.LightningModule) -> Table:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
+from lit_mnist.interruption import Interruption
+
 if TYPE_CHECKING:
     LearningRate = float
     Seed = int
@@ -36,6 +38,8 @@ class OneLineErrorParser(ArgumentParser):
 def run(function: Callable[..., Any], prog: str) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
+
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
         prog: how the command is called, as in "python -m lit_mnist.train".
@@ -45,6 +49,7 @@ def run(function: Callable[..., Any], prog: str) -> None:
     def with_plain_numbers(**flags: Any) -> Any:
         return function(**{name: _plain(value) for name, value in flags.items()})
 
+    Interruption().listen()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
     description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one

@@ -99,7 +99,7 @@ class MNISTDataModule(L.LightningDataModule):
         return self._batches(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.train, sampler=self.train_batches(), batch_size=None)
+        return ResumableLoader(self.train, sampler=self.train_batches(), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if self.validation_images == 0:
@@ -130,7 +130,8 @@ class Batches(DistributedSampler):
 
     All devices together see in each step exactly the images that a single device would see, and each image once in an
     epoch. If shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch`. It is a
-    `DistributedSampler` so that Lightning does not share the batches out a second time.
+    `DistributedSampler` so that Lightning does not share the batches out a second time. `taken` says how many batches
+    of the epoch were handed out; setting `skip` leaves out that many of the next epoch, once.
 
     Args:
         indices: of the images to serve, [I].
@@ -153,6 +154,7 @@ class Batches(DistributedSampler):
         super().__init__(TensorDataset(torch.from_numpy(indices)), world_size, rank, shuffle, seed)
         self.indices = indices
         self.batch_size = batch_size
+        self.taken = self.skip = 0
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -161,8 +163,25 @@ class Batches(DistributedSampler):
         order = self.indices
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        for start in range(0, len(order), self.batch_size):
+        self.taken, self.skip = self.skip, 0
+        for start in range(self.taken * self.batch_size, len(order), self.batch_size):
+            self.taken += 1
             yield torch.from_numpy(order[start : start + self.batch_size][self.rank :: self.num_replicas])
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader over `Batches` that goes on in the middle of an epoch, through the two methods Lightning looks for.
+
+    Lightning saves its state in a checkpoint and, if that lies within an epoch, loads it before it asks for batches.
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        assert isinstance(self.sampler, Batches)
+        return {"batches": self.sampler.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        assert isinstance(self.sampler, Batches)
+        self.sampler.skip = state["batches"]
 
 
 def read_split(data_dir: Path, split: str) -> TensorDataset:

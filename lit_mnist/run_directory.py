@@ -3,6 +3,7 @@
 Only NumPy and matplotlib: neither framework is imported here, and nothing here belongs to what the two sides compare.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -11,7 +12,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 
 from lit_mnist.cli import InputError
 
@@ -37,19 +39,87 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
         InputError: if the name is not a plain one, or is taken.
     """
     name = f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}" if run_name is None else run_name
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", name):
-        raise InputError(f"--run_name {name!r}: expected up to 100 letters, digits and _ . + = -, no path")
-    if "::" in str(output_dir):
-        raise InputError(f"--output_dir {output_dir}: expected a path without '::', which Lightning gives a meaning")
-    run_directory = Path(output_dir) / name
-    # Of several processes only the first makes the directory; the others may find it made already.
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    run_directory = _run_path(output_dir, name)
     try:
-        if all(os.environ.get(rank, "0") == "0" for rank in ranks) and run_directory.exists():
+        # The others may find it made already.
+        if is_first_process() and run_directory.exists():
             raise InputError(f"{run_directory}: {TAKEN}")
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
     return run_directory
+
+
+def is_first_process() -> bool:
+    """Say whether this is the first process of several, which alone writes, or the only one."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
+
+
+def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str) -> Path:
+    """Return the run directory in which a run is to go on.
+
+    Args:
+        output_dir: directory of all runs.
+        run_name: name of the run; None takes that of the checkpoint.
+        resume: "last", or the path of a checkpoint.
+
+    Raises:
+        InputError: if there is none.
+    """
+    checkpoint = Path(resume)
+    if resume != "last" and not checkpoint.is_file():
+        raise InputError(f"--resume {resume}: no such file; give a checkpoint, or last for the newest one of the run")
+    if run_name is not None:
+        run_directory = _run_path(output_dir, run_name)
+    elif resume != "last" and checkpoint.absolute().parent.name == "checkpoints":
+        run_directory = checkpoint.absolute().parent.parent
+    else:
+        raise InputError(f"--resume {resume}: of which run? Give its --output_dir and --run_name")
+    if not (run_directory / "checkpoints").is_dir():
+        raise InputError(f"--resume {resume}: {run_directory} is no run directory; check --output_dir and --run_name")
+    return run_directory
+
+
+@contextlib.contextmanager
+def hold_run_directory(run_directory: Path) -> Iterator[None]:
+    """Keep other processes from training in a run directory; the lock of a killed process locks nothing.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    lock = FileLock(run_directory / ".lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout as error:
+        raise InputError(f"{run_directory}: another process is training in it; wait for its end, or end it") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove what is open
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def continue_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
+    """Make a run directory, locked, ready to go on: remove what a killed process left, and what will be written anew.
+
+    Args:
+        run_directory: as `find_run_directory` returned it.
+        config: the flags of the command that goes on.
+    """
+    for part in [*run_directory.glob(".*.part"), *run_directory.glob("checkpoints/.*.part")]:
+        part.unlink()
+    (run_directory / "summary.json").unlink(missing_ok=True)  # of fewer epochs
+    write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+
+def epochs_of_results(run_directory: Path) -> int:
+    """Return after how many epochs a run has left its results, 0 if it has not."""
+    try:
+        epochs = json.loads((run_directory / "summary.json").read_text())["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return epochs if isinstance(epochs, int) else 0
 
 
 def create_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
@@ -142,8 +212,25 @@ def write_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        if hasattr(os, "O_DIRECTORY"):  # not on Windows
+            directory = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(directory)  # the new name, too, survives a power cut
+            finally:
+                os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _run_path(output_dir: str | Path, name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", name):
+        raise InputError(f"--run_name {name!r}: expected up to 100 letters, digits and _ . + = -, no path")
+    if "::" in str(output_dir):
+        raise InputError(f"--output_dir {output_dir}: expected a path without '::', which Lightning gives a meaning")
+    return Path(output_dir) / name
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -1,12 +1,31 @@
 """python -m lit_mnist.train: train the documented model, evaluate it, leave a run directory behind."""
 
+import contextlib
+import functools
+import shlex
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from lit_mnist.cli import InputError, LearningRate, Seed, run
-from lit_mnist.run_directory import create_run_directory, plan_run_directory, result_lines, versions, write_results
+from lit_mnist.interruption import Interruption, StoppedError
+from lit_mnist.run_directory import (
+    continue_run_directory,
+    create_run_directory,
+    epochs_of_results,
+    find_run_directory,
+    hold_run_directory,
+    is_first_process,
+    plan_run_directory,
+    result_lines,
+    versions,
+    write_results,
+)
 
 if TYPE_CHECKING:
     import lightning as L
@@ -35,6 +54,8 @@ def train(
     fast_dev_run: bool = False,
     limit_train_batches: PositiveInt | OpenUnitInterval | None = None,
     deterministic: bool = False,
+    checkpoint_every_n_steps: NonNegativeInt | None = None,
+    resume: str | None = None,
 ) -> dict[str, Any]:
     """Train the documented MNIST classifier with PyTorch Lightning and evaluate it on the 10,000 test images.
 
@@ -60,6 +81,10 @@ def train(
         fast_dev_run: One batch of training and one of testing, to see that all works; writes no results.
         limit_train_batches: Batches in an epoch if it is 1 or more, else the share of them; null takes all.
         deterministic: Use only operations that give the same result each time, on a GPU too.
+        checkpoint_every_n_steps: Write a checkpoint after every so many steps too, not after each epoch only; 0 or null
+            for none.
+        resume: Go on with the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from
+            a named one (a path), with the flags that it was started with; --max_epochs may have grown.
 
     Returns:
         What summary.json holds; the test results alone after a fast_dev_run.
@@ -68,97 +93,174 @@ def train(
         InputError: a wrong value or file; nothing but the data set was written.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
-    run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
+    interruption = Interruption()
+    interruption.listen()
+    with contextlib.ExitStack() as held:
+        held.callback(interruption.stop_listening)
+        if resume is None:
+            run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
+        else:
+            if fast_dev_run:
+                raise InputError("--fast_dev_run: leaves no run behind that could go on; leave out --resume")
+            run_directory = find_run_directory(output_dir, run_name, resume)
+            config |= {"resume": None, "output_dir": str(run_directory.parent), "run_name": run_directory.name}
+            if is_first_process():
+                held.enter_context(hold_run_directory(run_directory))
+                if (epochs := epochs_of_results(run_directory)) >= max_epochs:
+                    raise InputError(
+                        f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on"
+                    )
 
-    import lightning as L
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from rich import get_console
+        import lightning as L
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+        from rich import get_console
 
-    from lit_mnist.callbacks import AtomicCheckpoints, EpochResults, ProgressBar, layer_table, silence_lightning
-    from lit_mnist.data import MNISTDataModule
-    from lit_mnist.mnist_files import dataset_digest
-    from lit_mnist.module import LitMNIST
+        from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
+        from lit_mnist.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
+        from lit_mnist.data import MNISTDataModule
+        from lit_mnist.mnist_files import dataset_digest
+        from lit_mnist.module import LitMNIST
 
-    silence_lightning()
-    console = get_console()  # the one that the progress bar draws on
-    results = EpochResults(console, None if fast_dev_run else run_directory)
-    callbacks: list[L.Callback] = [
-        results,
-        ModelCheckpoint(run_directory / "checkpoints", filename="{step:05d}", save_top_k=-1),
-    ]
-    show_progress = console.is_terminal and not console.is_dumb_terminal
-    if show_progress:
-        callbacks.append(ProgressBar())
-    try:
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,
-            max_epochs=max_epochs,
-            logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
-            callbacks=callbacks,
-            plugins=[AtomicCheckpoints()],
-            fast_dev_run=fast_dev_run,
-            limit_train_batches=limit_train_batches,
-            deterministic=deterministic,
-            limit_val_batches=None if validation_images else 0,
-            num_sanity_val_steps=0,
-            enable_progress_bar=show_progress,
-            enable_model_summary=False,  # it rounds the counts; layer_table does not
+        silence_lightning()
+        console = get_console()  # the one that the progress bar draws on
+        results = EpochResults(console, None if fast_dev_run else run_directory)
+        checkpoints = Checkpoints(
+            None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
         )
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} --logger "
-            f"{logger}: {reason} (--accelerator auto takes what this machine has)"
-        ) from error
+        checkpoint_files = CheckpointFiles()
+        callbacks: list[L.Callback] = [results, checkpoints]
+        show_progress = console.is_terminal and not console.is_dumb_terminal
+        if show_progress:
+            callbacks.append(ProgressBar())
+        try:
+            trainer = L.Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,
+                max_epochs=max_epochs,
+                logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
+                callbacks=callbacks,
+                plugins=[checkpoint_files],
+                fast_dev_run=fast_dev_run,
+                limit_train_batches=limit_train_batches,
+                deterministic=deterministic,
+                limit_val_batches=None if validation_images else 0,
+                num_sanity_val_steps=0,
+                enable_progress_bar=show_progress,
+                enable_model_summary=False,  # it rounds the counts; layer_table does not
+            )
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} "
+                f"--logger {logger}: {reason} (--accelerator auto takes what this machine has)"
+            ) from error
 
-    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
-        raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
+        if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
+            raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
 
-    # Whatever can be wrong with the input shows before the first file is written and the first process started.
-    L.seed_everything(seed, verbose=False)
-    data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
-    module = LitMNIST(learning_rate)
-    data.prepare_data()
-    data.setup("fit")
-    data.check_batches(trainer.world_size, limit_train_batches)
-    if trainer.is_global_zero and not fast_dev_run:
-        create_run_directory(run_directory, config)
-    if trainer.is_global_zero:
-        console.print(layer_table(module))
-        if num_nodes > 1:
-            console.print(f"Waiting for the processes of all {num_nodes} nodes.")
-
-    start = time.monotonic()
-    trainer.fit(module, data)
-    train_seconds = time.monotonic() - start
-    (test_results,) = trainer.test(module, data, verbose=False)
-    if fast_dev_run:
+        # Whatever can be wrong with the input shows before the first file is written and the first process started.
+        L.seed_everything(seed, verbose=False)
+        data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
+        module = LitMNIST(learning_rate)
+        data.prepare_data()
+        data.setup("fit")
+        data.check_batches(trainer.world_size, limit_train_batches)
+        checkpoints.settings = {
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+            "validation_images": validation_images,
+            "precision": precision,
+            "limit_train_batches": limit_train_batches,
+            "deterministic": deterministic,
+            "accelerator": trainer.accelerator.name(),
+            "devices": trainer.world_size,
+            "dataset_sha256": dataset_digest(data.data_dir),
+        }
+        if resume is not None:
+            read = functools.partial(read_checkpoint, trainer=trainer, module=module, settings=checkpoints.settings)
+            chosen = choose_checkpoint(resume, run_directory / "checkpoints", read)
+            checkpoint_files.path, checkpoint_files.content = chosen or (None, {})
+        if trainer.is_global_zero and not fast_dev_run:
+            if resume is None:
+                create_run_directory(run_directory, config)
+                held.enter_context(hold_run_directory(run_directory))
+            else:
+                continue_run_directory(run_directory, config)
+            interruption.last_words = f"To go on: {resume_command(run_directory)}\n"
         if trainer.is_global_zero:
-            console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
-        return dict(test_results)
+            console.print(layer_table(module))
+            if checkpoint_files.path is not None:
+                line = f"Goes on after step {checkpoint_files.content['global_step']:,}, from {checkpoint_files.path}"
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+            if num_nodes > 1:
+                console.print(f"Waiting for the processes of all {num_nodes} nodes.")
 
-    probabilities = predict_test_images(trainer, module, data)
-    summary = dict(test_results) | {
-        "test_images": len(data.test),
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "epochs": max_epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "framework": "lightning",
-        "versions": versions("torch", "torchvision", "lightning", "numpy"),
-        "dataset_sha256": dataset_digest(data.data_dir),
-        "train_seconds": round(train_seconds, 3),
-    }
-    if trainer.is_global_zero:
-        images, labels = (x.numpy() for x in data.test.tensors)
-        write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
-        console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
-    return summary
+        # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
+        trainer.precision_plugin.convert_module(module)
+        # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and the
+        # process then exits with 0.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        with told_ends(trainer, interruption):
+            results.began = time.monotonic()
+            trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
+            train_seconds = results.seconds()
+            (test_results,) = trainer.test(module, data, verbose=False)
+            if fast_dev_run:
+                if trainer.is_global_zero:
+                    console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
+                return dict(test_results)
+
+            probabilities = predict_test_images(trainer, module, data)
+            summary = dict(test_results) | {
+                "test_images": len(data.test),
+                "parameters": sum(p.numel() for p in module.parameters()),
+                "epochs": max_epochs,
+                "batch_size": batch_size,
+                "seed": seed,
+                "framework": "lightning",
+                "versions": versions("torch", "torchvision", "lightning", "numpy"),
+                "dataset_sha256": checkpoints.settings["dataset_sha256"],
+                "train_seconds": round(train_seconds, 3),
+            }
+            if trainer.is_global_zero:
+                images, labels = (x.numpy() for x in data.test.tensors)
+                write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
+                console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
+        return summary
+
+
+@contextlib.contextmanager
+def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
+    """Make a signal or a full disk end all processes of a training, with the right code and one line."""
+
+    def end_others() -> None:
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+            launcher.procs.clear()  # else Lightning, which watches them, would kill this process, too
+
+    interruption.end_others = end_others
+    try:
+        yield
+    except StoppedError as stopped:
+        if not trainer.is_global_zero:
+            sys.exit(0)  # at any other code, Lightning kills the first process
+        sys.stderr.write(interruption.last_words)
+        sys.exit(stopped.exit_code)
+    except OSError:
+        end_others()
+        raise
+
+
+def resume_command(run_directory: Path) -> str:
+    """Return the command that goes on with a run."""
+    place = ["--output_dir", str(run_directory.parent), "--run_name", run_directory.name]
+    flags = ["--config", str(run_directory / "config.yaml"), *place, "--resume", "last"]
+    return f"python -m lit_mnist.train {shlex.join(flags)}"
 
 
 def predict_test_images(trainer: "L.Trainer", module: "LitMNIST", data: "MNISTDataModule") -> "np.ndarray":
