@@ -27,6 +27,7 @@ HINTS = {
     8: "gradients agree, the update does not: look at the optimizer's epsilon, betas, learning rate and weight decay",
     9: "single steps agree, the training does not: look at what changes over time, schedules or state",
     10: "the steps agree, the report does not: look at how batches are averaged over an epoch",
+    12: "one device agrees, several do not: look at how batches, averages and test images are shared out",
     11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
 }
 
@@ -125,8 +126,10 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
     if last.holds:
         climbed = ", ".join(str(number) for number in sorted({verdict.number for verdict in verdicts}))
         lines.append(f"{candidate} holds on rungs {climbed}.")
-        if last.number != 11:
+        if not any(verdict.number == 11 for verdict in verdicts):
             lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
+        if not any(verdict.number == 12 for verdict in verdicts):
+            lines.append("Rung 12 (several devices) was not run: --devices true runs it.")
     else:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
         lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")

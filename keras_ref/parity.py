@@ -17,6 +17,7 @@ def parity(
     seed: Seed = 0,
     dtype: Dtype = "both",
     seeds: NonNegativeInt = 0,
+    devices: bool = False,
     mutants: bool = False,
     report: str | None = None,
     data_dir: str = "data",
@@ -29,19 +30,21 @@ def parity(
 
     Args:
         candidate: The port, a LightningModule, as package.module:Class (lit_mnist/recording.py says what it offers).
-        rungs: Numbers of the rungs to climb, as in [1,2,5]; null takes 1 to 10, and 11 with --seeds.
+        rungs: Numbers of the rungs to climb, as in [1,2,5]; null takes 1 to 10, 11 with --seeds, 12 with --devices.
         steps: Length of the trajectory; the documented training has 6000.
         seed: Decides start weights and batches.
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
+        devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
         mutants: Climb with every wrong port of lit_mnist/mutants.py as well, which must be stopped at its rung.
         report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
         data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
-    wanted = sorted(set(rungs or range(1, 12 if seeds else 11)))
+    optional = [number for number, asked_for in ((11, seeds), (12, devices)) if asked_for]
+    wanted = sorted(set(rungs or [*range(1, 11), *optional]))
     if not set(wanted) <= set(RUNGS):
-        raise InputError(f"--rungs {rungs}: expected numbers from 1 to 11")
+        raise InputError(f"--rungs {rungs}: expected numbers from 1 to 12")
     if steps > STEPS_PER_EPOCH and steps % STEPS_PER_EPOCH:
         raise InputError(f"--steps {steps}: expected at most {STEPS_PER_EPOCH}, or whole epochs of as many")
     if (11 in wanted) != (seeds > 0):

@@ -144,6 +144,18 @@ PITFALLS = {
         "images in the order of their classes, as folders hold them, shuffled within each",
         "shuffle all images together",
     ),
+    "BatchSizePerDevice": Pitfall(
+        12,
+        "2 devices: short: loss",
+        "the batch size meant per device, as Lightning does: a step sees as many times more images",
+        "Keras' batch size is that of the whole step: share each batch out",
+    ),
+    "PaddedEvaluation": Pitfall(
+        12,
+        "3 devices: thirds: probabilities",
+        "the test set padded with images counted twice, as `DistributedSampler` does where it does not divide",
+        "share the images out unevenly, and sum over devices",
+    ),
 }
 
 

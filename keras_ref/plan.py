@@ -26,7 +26,9 @@ RUNGS = {  # name, what is compared
     9: ("trajectory", "every step's loss and accuracy; final weights, m, v, test probabilities"),
     10: ("history", "loss and accuracy as reported for each epoch"),
     11: ("distribution", "test accuracy and loss over seeds: 90 % interval of the difference of means"),
+    12: ("devices", "training on 2, 3 and 4 CPU processes against Keras on one"),
 }
+DEVICES = ((2, "short"), (3, "thirds"), (4, "short"), (2, "long"), (4, "long"))
 BATCH_SIZE = 100
 STEPS_PER_EPOCH = 600
 Dtype = Literal["both", "float64", "float32"]
@@ -85,6 +87,8 @@ def climb(
                 yield Verdict(number, precision, tuple(plan.compare(number, precision)))
     if 11 in rungs:
         yield Verdict(11, "float32", tuple(ladder.distribution(workers.results("ours", seeds), recorded()["keras"])))
+    if 12 in rungs:
+        yield Verdict(12, "float64", tuple(plan.devices()))
 
 
 class Plan:
@@ -92,8 +96,9 @@ class Plan:
 
     - cases: images that are not ordinary (all zero, pool ties, noise, one alone, a short batch), learning rate zero;
     - saturated: the same with an output kernel so large that probabilities round to zero and one;
-    - short: 21 steps in 3 epochs with a short last batch, for single steps of the optimizer and for the history;
+    - short: 18 steps in 3 epochs with a short last batch, for single steps of the optimizer and for the history;
     - long: the trajectory;
+    - thirds: as short, with batches that divide among three devices;
     - trained: the cases once more, from the weights at the end of Keras' trajectory.
     """
 
@@ -145,14 +150,30 @@ class Plan:
             every = np.arange(len(batches))
             return TraceInputs("", dtype, weights, batches, 0.0, len(batches), every, str(directory), False)
         data_dir = self.workers.data_dir
-        if training == "short":
+        if training in ("short", "thirds"):
             images = rng.permutation(60_000)[: 3 * 700].reshape(3, 700)
-            batches = np.concatenate([rows(epoch, 128)[:6] for epoch in images])
+            if training == "thirds":
+                images = images[:, :660]
+            batches = np.concatenate([rows(epoch, 120 if training == "thirds" else 128) for epoch in images])
             return TraceInputs("", dtype, weights, batches, 0.003, 6, np.array([0, 9, 17]), data_dir)
         epochs = -(-self.steps // STEPS_PER_EPOCH)
         batches = np.concatenate([rows(rng.permutation(60_000), BATCH_SIZE) for _ in range(epochs)])[: self.steps]
         per_epoch = min(self.steps, STEPS_PER_EPOCH)
         return TraceInputs("", dtype, weights, batches, 0.001, per_epoch, np.array([], dtype=np.int64), data_dir)
+
+    def devices(self) -> Iterator[Comparison]:
+        """Compare our training on several devices with Keras' on one, in float64, up to the first that differs."""
+        for devices, training in DEVICES:
+            inputs = self.inputs(training, "float64")
+            theirs = self.workers.theirs(inputs)
+            ours = self.workers.on_devices(inputs, devices)
+            holds = True
+            for comparison in (ladder.trajectory, ladder.history):
+                for found in comparison(ours, theirs):
+                    holds = holds and found.holds
+                    yield replace(found, what=f"{devices} devices: {training}: {found.what}")
+            if not holds:
+                return
 
 
 def rows(images: np.ndarray, batch_size: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def gather(
         "steps": config["steps"],
         "rungs": [rung(verdict) for verdict in verdicts],
         "trajectory": trajectory(Plan(workers, config["steps"], config["seed"]), verdicts),
-        "distribution": distribution(workers, config["seeds"]) if verdicts[-1].number == 11 else None,
+        "distribution": distribution(workers, config["seeds"]) if any(one.number == 11 for one in verdicts) else None,
         "mutants": [mutant(one) for one in caught],
         "float64": FLOAT64,
         "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,8 +74,7 @@ class Worker:
         line = self.process.stdout.readline()  # type: ignore[union-attr]  # a pipe
         if not line:
             code = self.process.wait()
-            said = self.log.read_text(errors="replace").strip().splitlines()
-            raise InputError(f"{MODULES[self.side]} ended with code {code}: {said[-1] if said else 'it said nothing'}")
+            raise InputError(f"{MODULES[self.side]} ended with code {code}: {last_line(self.log)}")
         message = json.loads(line)
         if "error" in message:
             raise InputError(message["error"])
@@ -137,6 +137,23 @@ class Workers:
     def theirs(self, inputs: TraceInputs, doing: str = "") -> Arrays:
         """The record of a training in Keras."""
         return self.do([self.trace("theirs", inputs)], doing)[0]
+
+    def on_devices(self, inputs: TraceInputs, devices: int) -> Arrays:
+        """The record of our training by several processes together, which are started for it."""
+        trace = self.trace("ours", inputs)
+        job = replace(trace, name=f"trace on {devices} devices")
+        if job not in self.done:
+            self.tell("ours", job.name, 0, 0)
+            flags = {**dict(trace.arguments), "output": self._output(job), "devices": devices}
+            command = [
+                "-m",
+                "lit_mnist.trace",
+                *(str(x) for name, value in flags.items() for x in (f"--{name}", value)),
+            ]
+            log = self.directory / f"{devices}-devices.log"
+            run_to_end([sys.executable, *command], log, seconds=300 + len(inputs.batches))
+            self.done[job] = self._read(job)
+        return self.done[job]
 
     def saved(self, inputs: TraceInputs) -> dict[str, Path]:
         """Files in which Keras saved the model with the weights of a training, by kind."""
@@ -213,7 +230,37 @@ class Workers:
     def _keep(self, worker: Worker) -> None:
         job, worker.job = worker.job, None
         assert job is not None
+        self.done[job] = self._read(job)
+
+    def _read(self, job: Job) -> Arrays:
         arrays = read_arrays(self._output(job))
         if job.run_id is not None and str(arrays.get("run_id")) != job.run_id:
             raise InputError(f"{self._output(job)}: the record of another training ({arrays.get('run_id')})")
-        self.done[job] = arrays
+        return arrays
+
+
+def run_to_end(command: list[str], log: Path, seconds: float) -> None:
+    """Run a command that starts processes of its own; none of them stays behind.
+
+    Raises:
+        InputError: if it ends with another code than 0, or not in time.
+    """
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env=os.environ | ONE_THREAD_EACH, start_new_session=True
+        )
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{command[2]} did not end within {seconds:.0f} s") from error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if code != 0:
+        raise InputError(f"{command[2]} ended with code {code}: {last_line(log)}")
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

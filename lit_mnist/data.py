@@ -1,5 +1,6 @@
 """MNIST for Lightning: whole images in memory as bytes, whole batches taken at once."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,19 +155,24 @@ class Batches(DistributedSampler):
         super().__init__(TensorDataset(torch.from_numpy(indices)), world_size, rank, shuffle, seed)
         self.indices = indices
         self.batch_size = batch_size
+        self.steps = -(-len(indices) // batch_size)
         self.taken = self.skip = 0
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return self.steps
 
     def __iter__(self) -> Iterator[Tensor]:
+        self.taken, self.skip = self.skip, 0
+        for batch in itertools.islice(self.whole_batches(), self.taken, None):
+            self.taken += 1
+            yield torch.from_numpy(batch[self.rank :: self.num_replicas])
+
+    def whole_batches(self) -> Iterator[np.ndarray]:
+        """Yield the indices of each batch of the epoch, over all devices together."""
         order = self.indices
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        self.taken, self.skip = self.skip, 0
-        for start in range(self.taken * self.batch_size, len(order), self.batch_size):
-            self.taken += 1
-            yield torch.from_numpy(order[start : start + self.batch_size][self.rank :: self.num_replicas])
+        return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
 
 
 class ResumableLoader(DataLoader):

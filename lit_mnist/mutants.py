@@ -239,8 +239,9 @@ class BatchesShuffled(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
         def train_batches(self) -> Batches:
             class CutOnce(Batches):
-                def __iter__(self) -> Iterator[Tensor]:
-                    *whole, last = torch.split(torch.from_numpy(self.indices), self.batch_size)
+                def whole_batches(self) -> Iterator[np.ndarray]:
+                    ends = range(self.batch_size, len(self.indices), self.batch_size)
+                    *whole, last = np.array_split(self.indices, ends)
                     for i in np.random.default_rng([self.seed, self.epoch]).permutation(len(whole)):
                         yield whole[i]
                     yield last
@@ -261,12 +262,43 @@ class ClassByClass(LitMNIST):
             labels = self.train.tensors[1].numpy()
 
             class Sorted(Batches):
-                def __iter__(self) -> Iterator[Tensor]:
-                    order = torch.cat(list(super().__iter__())).numpy()
+                def whole_batches(self) -> Iterator[np.ndarray]:
+                    order = np.concatenate(list(super().whole_batches()))
                     order = order[np.argsort(labels[order], kind="stable")]
-                    return iter(torch.split(torch.from_numpy(order), self.batch_size))
+                    return iter(np.array_split(order, range(self.batch_size, len(order), self.batch_size)))
 
             return Sorted(self.train_indices, self.batch_size, shuffle=True, seed=self.seed)
+
+
+class BatchSizePerDevice(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            batches = super().train_batches()
+
+            class OneDeviceAfterTheOther(type(batches)):  # type: ignore[misc]
+                def __len__(self) -> int:
+                    return -(-self.steps // self.num_replicas)
+
+                def __iter__(self) -> Iterator[Tensor]:
+                    rows = [torch.from_numpy(batch) for batch in self.whole_batches()]
+                    return iter(rows[self.rank :: self.num_replicas])
+
+            batches.__class__ = OneDeviceAfterTheOther
+            return batches
+
+
+class PaddedEvaluation(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def test_batches(self) -> Batches:
+            batches = super().test_batches()
+
+            class Padded(Batches):
+                def whole_batches(self) -> Iterator[np.ndarray]:
+                    for batch in super().whole_batches():
+                        yield np.concatenate([batch, batch[: -len(batch) % self.num_replicas]])
+
+            batches.__class__ = Padded
+            return batches
 
 
 # Correct ports, written differently

@@ -8,14 +8,15 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
   `lit_mnist.weights`: `to_keras(tensors)` and `from_keras(arrays)`;
 - `training_step((images, labels), batch_idx)` returns the loss of images [N, 1, 28, 28] in [0, 1] and one-hot labels
   [N, 10]; calling it with images gives probabilities [N, 10];
-- if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`;
+- if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`, whose
+  `train_batches` and `test_batches` return a `Batches`;
 - it logs `train_loss` and `train_accuracy` once an epoch;
 - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
 """
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from lit_mnist import weights
@@ -33,12 +35,15 @@ from lit_mnist.jobs import Tell
 from lit_mnist.keras_files import read_keras_file
 from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import TraceInputs, digest
+from lit_mnist.train import predict_test_images
 
 LAYERS = ("conv", "pool", "flatten", "hidden", "output")
 
 
-def record(given: TraceInputs, candidate: str, tell: Tell | None = None) -> dict[str, np.ndarray]:
+def record(given: TraceInputs, candidate: str, tell: Tell | None = None, devices: int = 1) -> dict[str, np.ndarray]:
     """Train as given and return all that was recorded, keyed as in a trace's output file.
+
+    On several devices, every one of their processes returns the same; activations are recorded on one alone.
 
     Raises:
         InputError: if there is no such candidate, or it lacks something named above.
@@ -50,14 +55,15 @@ def record(given: TraceInputs, candidate: str, tell: Tell | None = None) -> dict
 
     data = given_batches(given, data_module(type(module)))
     recorder = Recorder(given, layout)
-    trainer = make_trainer(given.epochs, tell, "64-true" if given.dtype == "float64" else "32-true", recorder)
+    precision = "64-true" if given.dtype == "float64" else "32-true"
+    trainer = make_trainer(given.epochs, tell, precision, recorder, devices=devices)
     data.prepare_data()
     data.setup()
     loaded = layout.keyed("loaded", dict(module.named_parameters()))
     trainer.fit(module, data)
     recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
-    return recorder.finished() | {
-        "probabilities": predicted_probabilities(trainer, module, data),
+    return recorder.finished(trainer.strategy) | {
+        "probabilities": predict_test_images(trainer, module, data),
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
@@ -88,7 +94,7 @@ def record_results(
     reports = Reports()
     trainer = make_trainer(epochs, tell, "32-true", reports)
     trainer.fit(module, data)
-    probabilities = predicted_probabilities(trainer, module, data).astype(np.float64)
+    probabilities = predict_test_images(trainer, module, data).astype(np.float64)
     labels = data.test.tensors[1].numpy()
     of_the_label = probabilities[np.arange(len(labels)), labels]
     return reports.arrays("train_loss", "train_accuracy") | {
@@ -97,12 +103,12 @@ def record_results(
     }
 
 
-def make_trainer(epochs: int, tell: Tell | None, precision: Any, *callbacks: L.Callback) -> L.Trainer:
-    """Return a Trainer on one CPU that writes and shows nothing."""
+def make_trainer(epochs: int, tell: Tell | None, precision: Any, *callbacks: L.Callback, devices: int = 1) -> L.Trainer:
+    """Return a Trainer on the CPU that writes and shows nothing."""
     silence_lightning()
     return L.Trainer(
         accelerator="cpu",
-        devices=1,
+        devices=devices,
         precision=precision,
         max_epochs=epochs,
         callbacks=[*callbacks, Progress(tell)] if tell else list(callbacks),
@@ -112,11 +118,6 @@ def make_trainer(epochs: int, tell: Tell | None, precision: Any, *callbacks: L.C
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-def predicted_probabilities(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> np.ndarray:
-    """Return what the trained module gives for the test images, [10000, 10]."""
-    return torch.cat(trainer.predict(module, data)).numpy()  # type: ignore[arg-type]
 
 
 def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
@@ -271,7 +272,7 @@ class Recorder(Reports):
         self.record_at = set(given.record_at.tolist())
         self.recorded: dict[str, np.ndarray] = {}
         self.losses: list[Tensor] = []
-        self.accuracies: list[float] = []
+        self.accuracies: list[Tensor] = []
 
     @property
     def step(self) -> int:
@@ -283,7 +284,9 @@ class Recorder(Reports):
         images, labels = batch
         with torch.no_grad():
             predicted = pl_module(images).argmax(dim=1)
-        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
+        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean())
+        if trainer.world_size > 1:
+            return  # each process sees its share of the batch
         if self.step == 0:
             self.recorded |= {f"activations/{name}": array for name, array in self.layout.activations(images).items()}
         if self.step in self.record_at:
@@ -304,14 +307,14 @@ class Recorder(Reports):
             self.recorded |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
         self.losses.append(outputs["loss"])
 
-    def finished(self) -> dict[str, np.ndarray]:
+    def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:
         history = self.arrays("train_loss", "train_accuracy")
-        loss = torch.stack(self.losses).double().numpy()
-        return (
-            self.recorded
-            | {name.replace("train_", "history/"): array for name, array in history.items()}
-            | {"loss": loss, "accuracy": np.array(self.accuracies)}
-        )
+        # Of equal shares, as they must be, the mean over the devices is the mean over the batch.
+        steps = {
+            name: strategy.reduce(torch.stack(values).double(), reduce_op="mean").numpy()
+            for name, values in (("loss", self.losses), ("accuracy", self.accuracies))
+        }
+        return self.recorded | {name.replace("train_", "history/"): array for name, array in history.items()} | steps
 
 
 def data_module(candidate: type[L.LightningModule]) -> type[MNISTDataModule]:
@@ -319,26 +322,17 @@ def data_module(candidate: type[L.LightningModule]) -> type[MNISTDataModule]:
 
 
 def given_batches(given: TraceInputs, base: type[MNISTDataModule]) -> MNISTDataModule:
-    """Make a data module that does all as `base` does, but serves the batches of a trace."""
+    """Make a data module that does all as `base` does, but serves the batches of a trace.
+
+    How they are shared out among several devices is left to the `Batches` of `base`.
+    """
 
     class GivenBatches(base):  # type: ignore[misc, valid-type]
         def train_batches(self) -> Batches:
-            return GivenOrder(given)
+            assert self.trainer is not None
+            batches = super().train_batches() if self.trainer.world_size > 1 else Batches(np.arange(1), 1)
+            batches.steps = given.steps_per_epoch
+            batches.whole_batches = lambda: given.rows(batches.epoch)  # type: ignore[method-assign]
+            return batches
 
     return GivenBatches(given.data_dir, batch_size=given.batches.shape[1], verify_data=given.verify_data)
-
-
-class GivenOrder(Batches):
-    """The batches of a trace, epoch by epoch."""
-
-    def __init__(self, given: TraceInputs) -> None:
-        super().__init__(given.batches.ravel(), given.batches.shape[1])
-        self.given = given
-
-    def __len__(self) -> int:
-        return self.given.steps_per_epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        first = self.epoch * len(self)
-        for row in self.given.batches[first : first + len(self)]:
-            yield torch.from_numpy(row[row >= 0])

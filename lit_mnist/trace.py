@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
+
 from lit_mnist.cli import run
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
 
-def trace(inputs: str, output: str, candidate: str = "lit_mnist:LitMNIST") -> None:
+def trace(inputs: str, output: str, candidate: str = "lit_mnist:LitMNIST", devices: PositiveInt = 1) -> None:
     """Train a LightningModule on given batches from given weights and record every step.
 
     The training is the real one: Trainer.fit with the module, its optimizer and the data module. Only the start
@@ -16,12 +18,16 @@ def trace(inputs: str, output: str, candidate: str = "lit_mnist:LitMNIST") -> No
         inputs: File (.npz) with start weights, batches and settings, as lit_mnist.trace_files describes it.
         output: File (.npz) to write.
         candidate: The LightningModule, as package.module:Class.
+        devices: How many processes on the CPU train together.
     """
     given = TraceInputs.read(Path(inputs))
 
+    from lightning.pytorch.utilities import rank_zero_only
+
     from lit_mnist.recording import record
 
-    write_arrays(Path(output), record(given, candidate))
+    recorded = record(given, candidate, devices=devices)
+    rank_zero_only(write_arrays)(Path(output), recorded)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ NumPy alone; neither framework is imported here.
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -56,6 +56,11 @@ class TraceInputs:
     @property
     def epochs(self) -> int:
         return len(self.batches) // self.steps_per_epoch
+
+    def rows(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the training images of each step of an epoch, from 0: [B], or fewer."""
+        first = epoch * self.steps_per_epoch
+        return (row[row >= 0] for row in self.batches[first : first + self.steps_per_epoch])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all of it, keyed as in a file."""

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lit_mnist.data import MNISTDataModule
-    from lit_mnist.module import LitMNIST
 
 
 def train(
@@ -263,7 +262,7 @@ def resume_command(run_directory: Path) -> str:
     return f"python -m lit_mnist.train {shlex.join(flags)}"
 
 
-def predict_test_images(trainer: "L.Trainer", module: "LitMNIST", data: "MNISTDataModule") -> "np.ndarray":
+def predict_test_images(trainer: "L.Trainer", module: "L.LightningModule", data: "MNISTDataModule") -> "np.ndarray":
     """Return the class probabilities of all test images, [I, 10], on every device, whoever computed which."""
     import torch
 

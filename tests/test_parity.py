@@ -42,6 +42,14 @@ def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> Non
     assert mutant.as_predicted, mutant
 
 
+@pytest.mark.parametrize("name", ["LitMNIST", "BatchSizePerDevice", "PaddedEvaluation"])
+def test_several_devices_train_as_one_unless_they_share_wrongly(name: str, workers: Workers) -> None:
+    module = "lit_mnist" if name == "LitMNIST" else "lit_mnist.mutants"
+    candidate = workers.of(f"{module}:{name}")
+    mutant = caught(name, climb(candidate, [12], STEPS))
+    assert mutant.rung == 0 if name == "LitMNIST" else mutant.as_predicted, mutant
+
+
 def test_every_rung_has_a_mutant_that_it_stops() -> None:
     assert {pitfall.rung for pitfall in PITFALLS.values()} == set(RUNGS)
 
