@@ -3,6 +3,7 @@
 One process a framework serves all trainings of a ladder; neither framework is imported here.
 """
 
+import gc
 import json
 import os
 import sys
@@ -52,6 +53,7 @@ def serve(jobs: Mapping[str, Callable[..., Mapping[str, np.ndarray]]]) -> None:
             answer(error=f"{type(error).__name__}: {' '.join(str(error).split())} ({_where(error)})")
         else:
             answer(done=output)
+        gc.collect()  # a Trainer and its module refer to one another
 
 
 def _where(error: Exception) -> str:
