@@ -86,6 +86,8 @@ class LitMNIST(L.LightningModule):
         self._log_epoch("test", self.evaluation_averages)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is None:
+            return  # saved before any training
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
         own = self.train_averages.sums()
         rows = own.new_zeros(self.trainer.world_size, 3)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -248,6 +249,10 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None
     except StoppedError as stopped:
         if not trainer.is_global_zero:
             sys.exit(0)  # at any other code, Lightning kills the first process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in getattr(trainer.strategy.launcher, "procs", []):
+                process.wait(timeout=10)  # who goes on at once finds them gone
+        end_others()
         sys.stderr.write(interruption.last_words)
         sys.exit(stopped.exit_code)
     except OSError:

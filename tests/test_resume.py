@@ -238,9 +238,13 @@ def test_a_signal_ends_the_run_so_that_it_can_go_on(
 def test_a_second_signal_ends_the_run_at_once(flags: Flags, tmp_path: Path) -> None:
     process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500})
     process.wait_for_step(7)
-    for signum in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+    process.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    before = checkpoints(process.run)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         process.process.send_signal(signum)
     assert process.finish()[0] == 143  # the first alone: 130
+    assert checkpoints(process.run) == before
 
 
 def test_a_signal_before_and_after_the_training_ends_with_its_code(flags: Flags, tmp_path: Path, whole: Path) -> None:
@@ -565,6 +569,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoints(flags: 
     assert re.search(r"error: .*File too large: '.*step=00015.ckpt'", line)
     run = Path(resume["output_dir"], "run")
     assert last_step(run) == 12
+    assert not list(run.glob("checkpoints/.*.part"))
     train(**flags, **resume)
     assert_same(run, whole)
 
