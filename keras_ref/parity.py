@@ -72,6 +72,7 @@ def parity(
     with (
         tempfile.TemporaryDirectory(prefix="parity-") as directory,
         Workers(candidate, Path(directory), data_dir) as workers,
+        workers.ended_by_signals(),
         Display(console, candidate) as display,
     ):
         workers.tell = display.tell

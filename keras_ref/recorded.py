@@ -58,6 +58,7 @@ def record(
     with (
         tempfile.TemporaryDirectory(prefix="recorded-") as directory,
         Workers(PORT, Path(directory), data_dir) as workers,
+        workers.ended_by_signals(),
         Display(make_console(), PORT) as display,
     ):
         workers.tell = display.tell

@@ -5,10 +5,11 @@ import copy
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 
 from keras_ref.ladder import Arrays
 from lit_mnist.cli import InputError
+from lit_mnist.interruption import Interruption
 from lit_mnist.trace_files import TraceInputs, digest, read_arrays
 
 Side = Literal["ours", "theirs"]
@@ -116,6 +118,22 @@ class Workers:
         other = copy.copy(self)
         other.candidate = candidate
         return other
+
+    @contextlib.contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """On SIGTERM and Ctrl-C, end the processes and remove the files before this process ends."""
+        interruption = Interruption()
+        interruption.end_others = self._abandon
+        interruption.listen()
+        try:
+            yield
+        finally:
+            interruption.stop_listening()
+
+    def _abandon(self) -> None:
+        for worker in self.started:
+            worker.process.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
         for worker in self.started:
