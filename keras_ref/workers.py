@@ -133,6 +133,7 @@ class Workers:
     def _abandon(self) -> None:
         for worker in self.started:
             worker.process.kill()
+            worker.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:

@@ -1,7 +1,10 @@
 """The parity ladder: the port climbs it, and every mutant is stopped at the rung that was predicted for it."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,29 @@ def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, da
     assert (fails.returncode, fails.stderr) == (1, "")
     assert "rung 8 (optimizer, float64)" in fails.stdout
     assert "epsilon" in fails.stdout
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_ladder_that_is_interrupted_leaves_nothing_behind(
+    signum: int, code: int, tmp_path: Path, data_dir: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_ref.parity", "--data_dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    while process.poll() is None and not list(tmp_path.glob("parity-*/theirs-0.log")):
+        time.sleep(0.05)
+    time.sleep(1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.send_signal(signum)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("", code)
+    time.sleep(0.5)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not list(tmp_path.glob("parity-*"))
 
 
 @pytest.mark.slow
