@@ -1,0 +1,72 @@
+"""python -m keras_ref.record: train Keras and the wrong ports over many seeds, and keep their results.
+
+The results stand in `recorded.json` beside this file: the ladder's rung 11 and the README's figures come from there.
+"""
+
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import NonNegativeInt
+
+from keras_ref.display import Display, make_console
+from keras_ref.pitfalls import PITFALLS
+from keras_ref.recorded import RECORDED
+from keras_ref.tolerances import MARGINS
+from keras_ref.workers import Side, Workers
+from lit_mnist.cli import InputError, run
+from lit_mnist.run_directory import versions, write_file
+
+PORT = "lit_mnist:LitMNIST"
+
+
+def record(
+    keras: NonNegativeInt = 0,
+    port: NonNegativeInt = 0,
+    mutants: NonNegativeInt = 0,
+    data_dir: str = "data",
+    output: str = str(RECORDED),
+) -> None:
+    """Train as documented over many seeds and keep the test results: of Keras, of the port, of the wrong ports.
+
+    What is not recorded anew stays in the file as it is.
+
+    Args:
+        keras: Trainings of Keras, with seeds 0, 1, ...
+        port: Trainings of the port.
+        mutants: Trainings of each wrong port of lit_mnist/mutants.py.
+        data_dir: Where the data set is.
+        output: File (.json) to write.
+    """
+    if not keras + port + mutants:
+        raise InputError("nothing to record; expected --keras 20, --port 20 or --mutants 3")
+    path = Path(output)
+    results_so_far: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results_so_far |= {"versions": versions("keras", "tensorflow", "torch", "lightning", "numpy")}
+    results_so_far |= {"machine": platform.platform()}
+    trainings: list[tuple[str, str, Side, int]] = [
+        ("keras", "", "theirs", keras),
+        ("port", PORT, "ours", port),
+        # The mistakes of rung 12 are none on one device.
+        *((name, f"lit_mnist.mutants:{name}", "ours", mutants) for name, one in PITFALLS.items() if one.rung < 12),
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="recorded-") as directory,
+        Workers(PORT, Path(directory), data_dir) as workers,
+        workers.ended_by_signals(),
+        Display(make_console(), PORT) as display,
+    ):
+        workers.tell = display.tell
+        for name, candidate, side, runs in trainings:
+            if runs:
+                results = workers.of(candidate).results(side, runs)
+                results_so_far[name] = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
+                write_file(path, (json.dumps(results_so_far, indent=1) + "\n").encode())
+                accuracy = results["test_accuracy"]
+                display.print(f"{name:<24}accuracy {accuracy.mean():.4f}, {accuracy.min():.4f} to {accuracy.max():.4f}")
+
+
+if __name__ == "__main__":
+    run(record, prog="python -m keras_ref.record")
