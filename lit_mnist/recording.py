@@ -271,8 +271,9 @@ class Recorder(Reports):
         self.layout = layout
         self.record_at = set(given.record_at.tolist())
         self.recorded: dict[str, np.ndarray] = {}
-        self.losses: list[Tensor] = []
-        self.accuracies: list[Tensor] = []
+        # Numbers, not tensors: thousands of small tensors that stay leave holes of gigabytes in the memory.
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
 
     @property
     def step(self) -> int:
@@ -284,7 +285,7 @@ class Recorder(Reports):
         images, labels = batch
         with torch.no_grad():
             predicted = pl_module(images).argmax(dim=1)
-        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean())
+        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
         if trainer.world_size > 1:
             return  # each process sees its share of the batch
         if self.step == 0:
@@ -305,13 +306,13 @@ class Recorder(Reports):
     ) -> None:
         if self.step in self.record_at:
             self.recorded |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
-        self.losses.append(outputs["loss"])
+        self.losses.append(outputs["loss"].item())
 
     def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:
         history = self.arrays("train_loss", "train_accuracy")
         # Of equal shares, as they must be, the mean over the devices is the mean over the batch.
         steps = {
-            name: strategy.reduce(torch.stack(values).double(), reduce_op="mean").numpy()
+            name: strategy.reduce(torch.tensor(values, dtype=torch.float64), reduce_op="mean").numpy()
             for name, values in (("loss", self.losses), ("accuracy", self.accuracies))
         }
         return self.recorded | {name.replace("train_", "history/"): array for name, array in history.items()} | steps

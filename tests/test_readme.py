@@ -4,8 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Command
+
+from keras_ref.pitfalls import PITFALLS
+from keras_ref.recorded import recorded
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHELL_LINES = [
@@ -47,3 +51,11 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
     assert links
     for link in links:
         assert (Path(__file__).parent.parent / link).exists(), link
+
+
+def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
+    port = np.mean(recorded()["port"]["test_accuracy"])
+    for name, pitfall in PITFALLS.items():
+        (row,) = (line for line in README.splitlines() if line.startswith(f"| {pitfall.rung} | {pitfall.mistake} |"))
+        lost = f"{100 * (port - np.mean(recorded()[name]['test_accuracy'])):.2f}" if pitfall.rung < 12 else ""
+        assert row.endswith(f"| {lost} | {pitfall.right} |")
