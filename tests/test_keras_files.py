@@ -457,14 +457,15 @@ def structure(data: bytes) -> list[int]:
     return np.flatnonzero(own).tolist()
 
 
+@pytest.mark.parametrize("cases", [30, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_gives_fitting_weights_or_is_refused(files: Path, kind: str, tmp_path: Path) -> None:
+def test_a_damaged_file_gives_fitting_weights_or_is_refused(files: Path, kind: str, cases: int, tmp_path: Path) -> None:
     whole = (files / f"fit{kind}").read_bytes()
     felt = structure(whole)
     path = tmp_path / f"x{kind}"
-    draw = random.Random(0)
+    draw = random.Random(cases)
     read = 0
-    for case in range(100):
+    for case in range(cases):
         data = bytearray(whole)
         if case % 5 == 0:
             del data[draw.randrange(len(data)) :]
@@ -480,4 +481,4 @@ def test_a_damaged_file_gives_fitting_weights_or_is_refused(files: Path, kind: s
         read += 1
         assert {key: array.shape for key, array in arrays.items()} == WEIGHTS
         assert all(np.isfinite(array).all() for array in arrays.values())
-    assert read < 80 if kind != ".keras" else read < 10  # a zip file has checksums
+    assert read < (0.1 if kind == ".keras" else 0.8) * cases  # a zip file has checksums

@@ -45,7 +45,9 @@ def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> Non
     assert mutant.as_predicted, mutant
 
 
-@pytest.mark.parametrize("name", ["LitMNIST", "BatchSizePerDevice", "PaddedEvaluation"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("LitMNIST", marks=pytest.mark.slow), "BatchSizePerDevice", "PaddedEvaluation"]
+)
 def test_several_devices_train_as_one_unless_they_share_wrongly(name: str, workers: Workers) -> None:
     module = "lit_mnist" if name == "LitMNIST" else "lit_mnist.mutants"
     candidate = workers.of(f"{module}:{name}")
