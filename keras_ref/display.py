@@ -10,7 +10,7 @@ from rich.table import Table
 
 from keras_ref.ladder import power
 from keras_ref.pitfalls import PITFALLS, Caught
-from keras_ref.plan import RUNGS, Verdict
+from keras_ref.plan import RUNGS, STEPS, Verdict
 from keras_ref.recorded import recorded
 from keras_ref.tolerances import MARGINS
 from keras_ref.workers import Side
@@ -23,12 +23,12 @@ HINTS = {
     4: "look at from_keras and to_keras: kernels are transposed, and flattening goes H, W, C in Keras",
     5: "look at the layer named, or at the activation function of the one before it, or at the flatten order",
     6: "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
-    7: "the loss agrees, its gradient does not: look for detached tensors, scaling, clipping or noise",
-    8: "gradients agree, the update does not: look at the optimizer's epsilon, betas, learning rate and weight decay",
+    7: "the loss agrees, its gradient does not: look for detached tensors, scaling or noise",
+    8: "gradients agree, the update does not: look at epsilon, betas, learning rate, weight decay and clipping",
     9: "single steps agree, the training does not: look at what changes over time, schedules or state",
     10: "the steps agree, the report does not: look at how batches are averaged over an epoch",
-    12: "one device agrees, several do not: look at how batches, averages and test images are shared out",
     11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
+    12: "one device agrees, several do not: look at how batches, averages and test images are shared out",
 }
 
 
@@ -49,7 +49,7 @@ class Display:
     """
 
     def __init__(self, console: Console, candidate: str) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
         self.progress = Progress(
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
         )
@@ -119,13 +119,17 @@ def found(verdict: Verdict) -> str:
     return f"{shown.difference:.2g}{unit} of {shown.tolerance:g}"
 
 
-def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate: str) -> str:
+def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate: str, steps: int) -> str:
     """Say what all rungs together mean, and after a failure where to look."""
     lines = []
     last = verdicts[-1]
     if last.holds:
         climbed = ", ".join(str(number) for number in sorted({verdict.number for verdict in verdicts}))
         lines.append(f"{candidate} holds on rungs {climbed}.")
+        if steps < STEPS:
+            lines.append(
+                f"Of the {STEPS:,} steps of the training, the first {steps:,} were run: --steps {STEPS} runs all."
+            )
         if not any(verdict.number == 11 for verdict in verdicts):
             lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
         if not any(verdict.number == 12 for verdict in verdicts):
@@ -134,7 +138,11 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
         lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")
         lines.append(f"{in_words(last.shown.what)}: {found(last)}.")
-        lines.append(f"Hint: {HINTS[last.number]}.")
+        missing = "(not recorded)" in last.shown.what
+        hint = (
+            "the candidate keeps or logs no such thing: lit_mnist/recording.py says what it has to" if missing else ""
+        )
+        lines.append(f"Hint: {hint or HINTS[last.number]}.")
     if caught:
         as_predicted = sum(one.as_predicted for one in caught)
         lines.append(f"{as_predicted} of {len(caught)} wrong ports were stopped at the rung predicted for them.")
@@ -145,6 +153,7 @@ TRAININGS = {
     "cases": "images with edge cases",
     "saturated": "saturated probabilities",
     "short": "short training",
+    "thirds": "short training",
     "long": "the training",
     "trained": "trained weights",
 }

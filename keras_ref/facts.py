@@ -21,6 +21,7 @@ def record_facts(data_dir: str, seeds: int) -> dict[str, np.ndarray]:
         "layers": np.array([layer.name for layer in model.layers]),
         "parameters": np.array([layer.count_params() for layer in model.layers]),
     }
+    recorded["all_parameters"] = np.array(model.count_params())
     for layer in model.layers:
         recorded[f"shape/{layer.name}"] = np.array(layer.output.shape[1:])
 

@@ -39,6 +39,7 @@ def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
         ("every image once in an epoch", each_image_once),
         ("another order in each epoch", new_order_each_epoch),
         ("other batches in each epoch", new_batches_each_epoch),
+        ("any image anywhere in an epoch", anywhere),
         ("batches of one size, the last with what is left", full_batches),
     ):
         yield Comparison(rule, float(of(ours) != of(theirs)), 0)
@@ -50,6 +51,7 @@ def structure(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
     for name in theirs["layers"]:
         yield equal(f"output shape of {name}", ours, theirs, f"shape/{name}")
     yield equal("parameters of each layer", ours, theirs, "parameters")
+    yield equal("parameters in all", ours, theirs, "all_parameters")
     yield equal("dtype of the start weights", dtypes(ours), dtypes(theirs), "dtypes")
 
 
@@ -117,10 +119,12 @@ def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Ite
 
 
 def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 10: the loss and the accuracy that each framework reports for each epoch."""
+    """Rung 10: the loss and the accuracy that each framework reports for each epoch, and for the test images."""
     # In float32 together with the losses of the steps: the average of an epoch is a single number, which one side or
     # the other hits more exactly by chance, but no less exactly than what it is an average of.
-    yield from close("", ["history/loss", "history/accuracy", *(["loss"] if exact else [])], ours, theirs, exact)
+    tested = [key for key in ("history/test_loss", "history/test_accuracy") if key in ours]
+    steps = ["loss"] if exact else []
+    yield from close("", ["history/loss", "history/accuracy", *tested, *steps], ours, theirs, exact)
 
 
 def distribution(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
@@ -191,12 +195,21 @@ def close(
     if exact is None:
         for name in names:
             apart, where = largest_difference(ours.get(name), theirs[name])
+            if apart > FLOAT64 and theirs[name].ndim == 1 and where.startswith("["):
+                apart, where = first_difference(ours[name], theirs[name])  # of steps, the first tells more
             yield Comparison(f"{name}{where}", apart, FLOAT64)
         return
     our_error, what = max((relative_error(ours.get(name), exact[name]), name) for name in names)
     their_error = max(relative_error(theirs[name], exact[name]) for name in names)
     # Where Keras happens to hit the exact value, one rounding is what float32 can do at best.
     yield Comparison(what, our_error / max(their_error, 2.0**-24), FLOAT32_RATIO)
+
+
+def first_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
+    """Return the first difference beyond what is allowed, and where it is, of arrays [S] that have one."""
+    apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    first = int(np.argmax(~(apart <= FLOAT64)))
+    return float(np.nan_to_num(apart[first], nan=np.inf)), f"[{first}]"
 
 
 def relative_error(found: np.ndarray | None, exact: np.ndarray) -> float:
@@ -249,6 +262,13 @@ def new_batches_each_epoch(arrays: Arrays) -> bool:
     ends = np.cumsum(arrays["batch_sizes"])[:-1]
     batches = [{np.sort(batch).tobytes() for batch in np.split(epoch, ends)} for epoch in arrays["order"]]
     return len(set.union(*batches)) == sum(map(len, batches))
+
+
+def anywhere(arrays: Arrays) -> bool:
+    """Whether the place of an image in the files says nothing of its place in an epoch: 5 standard errors, r = 0."""
+    places = np.arange(arrays["order"].shape[1])
+    correlations = [np.corrcoef(epoch, places)[0, 1] for epoch in arrays["order"]]
+    return bool(np.abs(correlations).max() < 5 / np.sqrt(len(places)))
 
 
 def full_batches(arrays: Arrays) -> bool:

@@ -1,7 +1,9 @@
 """python -m keras_ref.parity: prove or refute that a port trains exactly as the documented Keras model does."""
 
+import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -36,9 +38,9 @@ def parity(
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
-        mutants: Climb with every wrong port of lit_mnist/mutants.py as well, which must be stopped at its rung.
+        mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at rungs 1 to 10.
         report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
-        data_dir: Where the data set is; if it is not there, the files that ship with lit_mnist are used.
+        data_dir: Where the data set is, or is to be put.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
     optional = [number for number, asked_for in ((11, seeds), (12, devices)) if asked_for]
@@ -47,6 +49,10 @@ def parity(
         raise InputError(f"--rungs {rungs}: expected numbers from 1 to 12")
     if steps > STEPS_PER_EPOCH and steps % STEPS_PER_EPOCH:
         raise InputError(f"--steps {steps}: expected at most {STEPS_PER_EPOCH}, or whole epochs of as many")
+    if rungs == []:
+        raise InputError("--rungs []: expected numbers from 1 to 12; null takes the usual ones")
+    if (12 in wanted) != devices:
+        raise InputError(f"--devices {devices}: rung 12, and no other, goes with --devices true")
     if (11 in wanted) != (seeds > 0):
         raise InputError(f"--seeds {seeds}: rung 11 takes the results of at least 2 seeds, best 20; no other rung does")
     if seeds == 1:
@@ -86,16 +92,22 @@ def parity(
         for mutant in catch(workers) if mutants else ():
             caught.append(mutant)
             display.print(caught_line(mutant))
-        said = conclusion(verdicts, caught, candidate)
+        said = conclusion(verdicts, caught, candidate, steps)
+        console.print(table(verdicts))
+        display.print(said)
         if report is not None:
-            display.print("Writing the report.")
             write_report(Path(report), gather(config, verdicts, caught, said, workers))
-    console.print(table(verdicts))
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
-    if report is not None:
-        console.print(f"Report: {Path(report) / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+            display.print(f"Report: {Path(report) / 'report.html'}")
     return 0 if all(verdict.holds for verdict in verdicts) and all(one.as_predicted for one in caught) else 1
 
 
+def command(*flags: Any, **named_flags: Any) -> int:
+    """Exit code 1 is for a rung that does not hold: what the system refuses could not be run."""
+    try:
+        return parity(*flags, **named_flags)
+    except OSError as error:
+        raise InputError(str(error)) from error
+
+
 if __name__ == "__main__":
-    run(parity, prog="python -m keras_ref.parity")
+    run(functools.wraps(parity)(command), prog="python -m keras_ref.parity")

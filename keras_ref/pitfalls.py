@@ -43,6 +43,12 @@ PITFALLS = {
         "`shuffle=False`, which is a DataLoader's default",
         "`fit` shuffles by default: draw a new order for every epoch",
     ),
+    "LocalShuffle": Pitfall(
+        1,
+        "any image anywhere in an epoch",
+        "a shuffle buffer of 1,000 images",
+        "shuffle the whole epoch: `fit` does for arrays",
+    ),
     "BatchesShuffled": Pitfall(
         1,
         "other batches in each epoch",
@@ -126,6 +132,9 @@ PITFALLS = {
         "after/0/weights",
         "betas not rounded to float32 in the correction, in float64",
         "`KerasAdam`; of no effect in float32",
+    ),
+    "GradientClipping": Pitfall(
+        8, "saturated: after/0/adam_m", "gradients clipped to a norm of 10", "Keras clips only if `clipnorm` is given"
     ),
     "WeightDecay": Pitfall(8, "after/0/weights", "weight decay of 0.004", "Keras' Adam has none"),
     "AnotherLearningRate": Pitfall(8, "after/0/weights", "a learning rate that is 1 % higher", "0.001"),

@@ -24,13 +24,14 @@ RUNGS = {  # name, what is compared
     7: ("gradients", "every tensor: the same images, start weights and trained ones"),
     8: ("optimizer", "weights, m and v after 1, 10 and 18 steps"),
     9: ("trajectory", "every step's loss and accuracy; final weights, m, v, test probabilities"),
-    10: ("history", "loss and accuracy as reported for each epoch"),
+    10: ("history", "loss and accuracy as reported for each epoch and for the test images"),
     11: ("distribution", "test accuracy and loss over seeds: 90 % interval of the difference of means"),
     12: ("devices", "training on 2, 3 and 4 CPU processes against Keras on one"),
 }
 DEVICES = ((2, "short"), (3, "thirds"), (4, "short"), (2, "long"), (4, "long"))
 BATCH_SIZE = 100
 STEPS_PER_EPOCH = 600
+STEPS = 6_000  # of the documented training
 Dtype = Literal["both", "float64", "float32"]
 
 
@@ -64,7 +65,7 @@ def climb(
 
     Args:
         workers: who records.
-        rungs: numbers from 1 to 11.
+        rungs: numbers from 1 to 12.
         steps: of the trajectory.
         seed: decides start weights and batches.
         dtype: of the trainings.
@@ -106,7 +107,7 @@ class Plan:
         5: (ladder.forward, ("cases", "saturated")),
         6: (ladder.loss, ("cases", "saturated")),
         7: (ladder.gradients, ("cases", "saturated", "trained")),
-        8: (ladder.optimizer, ("short",)),
+        8: (ladder.optimizer, ("short", "saturated")),
         9: (ladder.trajectory, ("short", "long")),
         10: (ladder.history, ("short", "long")),
     }

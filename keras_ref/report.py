@@ -137,7 +137,9 @@ def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None
     parted = []
     for one, other in pairs:
         if one in records and other in records:
-            apart = np.abs(records[one]["loss"] - records[other]["loss"])
+            losses_of_both = (records[one]["loss"], records[other]["loss"])
+            steps = min(map(len, losses_of_both))  # a candidate may stop early
+            apart = np.nan_to_num(np.abs(losses_of_both[0][:steps] - losses_of_both[1][:steps]), nan=np.inf)
             first = [int(np.argmax(apart > limit)) + 1 if (apart > limit).any() else None for limit in THRESHOLDS]
             parted.append({"one": " ".join(one), "other": " ".join(other), "first": first, "last": number(apart[-1])})
     tensors: dict[str, dict[str, float | None]] = {name: {} for name in TENSORS}

@@ -76,11 +76,12 @@ def differences(losses: Mapping[str, Any], tolerance: float) -> Figure:
         handles = []
         for one, other, label, colour in pairs:
             if one in losses and other in losses:
-                apart = np.abs(np.asarray(losses[one], float) - np.asarray(losses[other], float))
+                steps = min(len(losses[one]), len(losses[other]))
+                apart = np.abs(np.asarray(losses[one][:steps], float) - np.asarray(losses[other][:steps], float))
                 marker = "." if "float32" in one else "x"
-                steps = np.arange(1, len(apart) + 1)
+                shown = np.maximum(apart, FLOOR)
                 axis.plot(
-                    steps, np.maximum(apart, FLOOR), marker, markersize=1.5, color=colour, alpha=0.5, rasterized=True
+                    np.arange(1, steps + 1), shown, marker, markersize=1.5, color=colour, alpha=0.5, rasterized=True
                 )
                 handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=label))
         handles.append(axis.axhline(tolerance, color=LIMIT, linestyle="--", linewidth=1.2, label="allowed in float64"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.cli import run
+from lit_mnist.cli import InputError, run
 from lit_mnist.jobs import Tell
 from lit_mnist.run_directory import versions
 from lit_mnist.trace_files import WEIGHTS, TraceInputs, write_arrays
@@ -43,6 +43,9 @@ def record(given: TraceInputs, tell: Tell | None = None) -> dict[str, np.ndarray
     mnist = load_data(given.data_dir, given.verify_data)
     images, test_images = mnist.train_images, scale_pixels(mnist.test_images, given.dtype)
     labels = to_categorical(mnist.train_labels, 10).astype(given.dtype)  # [60000, 10]
+    test_labels = to_categorical(mnist.test_labels, 10).astype(given.dtype)  # [10000, 10]
+    if given.batches.max() >= len(images):
+        raise InputError(f"--inputs: batches names image {given.batches.max()}; there are {len(images)}")
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         rows = given.batches[step][given.batches[step] >= 0]
@@ -97,9 +100,6 @@ def record(given: TraceInputs, tell: Tell | None = None) -> dict[str, np.ndarray
             if tell:
                 tell(len(self.loss), len(given.batches))
 
-    def key(variable: Any) -> str:
-        return "/".join(variable.path.split("/")[-2:])  # as in hidden/kernel
-
     def state(prefix: str) -> dict[str, np.ndarray]:
         arrays = {f"{prefix}weights/{key(variable)}": variable.numpy() for variable in model.trainable_variables}
         for name in WEIGHTS:
@@ -142,9 +142,16 @@ def record(given: TraceInputs, tell: Tell | None = None) -> dict[str, np.ndarray
     recorded |= {"loss": np.array(recorder.loss), "accuracy": np.array(recorder.accuracy)}
     recorded |= {f"history/{name}": np.array(fitted.history[name]) for name in ("loss", "accuracy")}
     recorded["probabilities"] = model.predict(test_images, batch_size=1000, verbose=0)
+    tested = model.evaluate(test_images, test_labels, batch_size=1000, verbose=0, return_dict=True)
+    recorded |= {f"history/test_{name}": np.array([tested[name]]) for name in ("loss", "accuracy")}
     recorded["run_id"] = np.asarray(given.run_id)
     recorded["versions"] = np.asarray(json.dumps(versions("keras", "tensorflow", "numpy")))
     return recorded
+
+
+def key(variable: Any) -> str:
+    """Return the name of a weight in files, as in hidden/kernel."""
+    return "/".join(variable.path.split("/")[-2:])
 
 
 def save_model(given: TraceInputs, directory: Path) -> None:
@@ -156,7 +163,7 @@ def save_model(given: TraceInputs, directory: Path) -> None:
     keras.config.set_floatx(given.dtype)
     model = build_model()
     for variable in model.trainable_variables:
-        variable.assign(given.weights["/".join(variable.path.split("/")[-2:])])
+        variable.assign(given.weights[key(variable)])
     directory.mkdir(exist_ok=True)
     model.save(directory / "model.keras")
     model.save_weights(directory / "model.weights.h5")

@@ -34,7 +34,7 @@ class Job:
 
     Args:
         side: who.
-        name: "facts", "trace" or "results", one of the jobs of its worker.
+        name: "facts", "trace", "save", "load" or "results", a job of its worker.
         arguments: of the job, strings and numbers.
         run_id: what the record has to carry; None where it carries none.
     """
@@ -106,6 +106,7 @@ class Workers:
         self.processes = processes
         self.started: list[Worker] = []
         self.done: dict[Job, Arrays] = {}
+        self.groups: list[int] = []  # of processes that were started together
 
     def __enter__(self) -> "Workers":
         return self
@@ -134,6 +135,9 @@ class Workers:
         for worker in self.started:
             worker.process.kill()
             worker.process.wait()
+        for group in self.groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
@@ -170,9 +174,32 @@ class Workers:
                 *(str(x) for name, value in flags.items() for x in (f"--{name}", value)),
             ]
             log = self.directory / f"{devices}-devices.log"
-            run_to_end([sys.executable, *command], log, seconds=300 + len(inputs.batches))
+            self._run_to_end([sys.executable, *command], log, seconds=300 + len(inputs.batches))
             self.done[job] = self._read(job)
         return self.done[job]
+
+    def _run_to_end(self, command: list[str], log: Path, seconds: float) -> None:
+        """Run a command that starts processes of its own; none of them stays behind.
+
+        Raises:
+            InputError: if it ends with another code than 0, or not in time.
+        """
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, env=os.environ | ONE_THREAD_EACH, start_new_session=True
+            )
+        self.groups.append(process.pid)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"{command[2]} did not end within {seconds:.0f} s") from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self.groups.remove(process.pid)
+        if code != 0:
+            raise InputError(f"{command[2]} ended with code {code}: {last_line(log)}")
 
     def saved(self, inputs: TraceInputs) -> dict[str, Path]:
         """Files in which Keras saved the model with the weights of a training, by kind."""
@@ -256,28 +283,6 @@ class Workers:
         if job.run_id is not None and str(arrays.get("run_id")) != job.run_id:
             raise InputError(f"{self._output(job)}: the record of another training ({arrays.get('run_id')})")
         return arrays
-
-
-def run_to_end(command: list[str], log: Path, seconds: float) -> None:
-    """Run a command that starts processes of its own; none of them stays behind.
-
-    Raises:
-        InputError: if it ends with another code than 0, or not in time.
-    """
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env=os.environ | ONE_THREAD_EACH, start_new_session=True
-        )
-    try:
-        code = process.wait(seconds)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{command[2]} did not end within {seconds:.0f} s") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if code != 0:
-        raise InputError(f"{command[2]} ended with code {code}: {last_line(log)}")
 
 
 def last_line(log: Path) -> str:

@@ -108,8 +108,8 @@ class LitMNIST(L.LightningModule):
     def _log_epoch(self, stage: str, averages: "Averages") -> None:
         # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
         # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
-        loss, correct, images = self.trainer.strategy.reduce(averages.sums(), reduce_op="sum").tolist()
-        self.log_dict(
+        loss, correct, images = self.trainer.strategy.reduce(averages.sums(), reduce_op="sum").unbind()
+        self.log_dict(  # tensors: Lightning would round numbers to 32 bits
             {f"{stage}_loss": loss / images, f"{stage}_accuracy": correct / images},
             on_step=False,
             on_epoch=True,

@@ -8,6 +8,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,11 @@ class ExactBetas(Optimizer):
                 return super().step(closure)
 
         return WithExactBetas(parameters, lr)
+
+
+class GradientClipping(LitMNIST):
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        nn.utils.clip_grad_norm_(self.parameters(), 10.0)
 
 
 class WeightDecay(Optimizer):
@@ -235,6 +241,18 @@ class NoShuffling(LitMNIST):
             return Batches(self.train_indices, self.batch_size)
 
 
+class LocalShuffle(LitMNIST):
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            class Buffered(Batches):
+                def whole_batches(self) -> Iterator[np.ndarray]:
+                    delays = np.random.default_rng([self.seed, self.epoch]).uniform(0, 1000, len(self.indices))
+                    order = self.indices[np.argsort(np.arange(len(delays)) + delays)]
+                    return iter(np.array_split(order, range(self.batch_size, len(order), self.batch_size)))
+
+            return Buffered(self.train_indices, self.batch_size, shuffle=True, seed=self.seed)
+
+
 class BatchesShuffled(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
         def train_batches(self) -> Batches:
@@ -320,4 +338,32 @@ class PoolsBeforeReLU(Model):
             return self.output(F.relu(self.hidden(x)))
 
 
-CORRECT: list[type[LitMNIST]] = [LitMNIST, LabelsByIndex, ChannelsFirst, PoolsBeforeReLU]
+class FlattensAsKeras(Model):
+    """Flattens height, width, channel: the hidden kernel needs no permutation."""
+
+    class stack(MNISTClassifier):  # noqa: N801
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.pool(F.relu(self.conv(images))).permute(0, 2, 3, 1)
+            return self.output(F.relu(self.hidden(self.flatten(x))))
+
+    from_keras = staticmethod(FlattensChannelsFirst.from_keras)
+    to_keras = staticmethod(FlattensChannelsFirst.to_keras)
+
+    @staticmethod
+    def activation_to_keras(tensor: Tensor) -> np.ndarray:
+        return weights.activation_to_keras(tensor) if tensor.ndim == 4 else tensor.numpy().copy()
+
+
+class LogsAtTheEnd(LitMNIST):
+    """Logs in the hook at the end of an epoch, and has no step for predictions of its own."""
+
+    predict_step = L.LightningModule.predict_step
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._shared_step(batch, self.train_averages)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train", self.train_averages)
+
+
+CORRECT: list[type[LitMNIST]] = [LitMNIST, LabelsByIndex, ChannelsFirst, PoolsBeforeReLU, FlattensAsKeras, LogsAtTheEnd]

@@ -4,13 +4,14 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 
 - a `LightningModule` that is made as `Candidate(learning_rate=...)`;
 - layers named conv, pool, flatten, hidden and output somewhere in it, of which conv, hidden and output have `weight`
-  and `bias` in torch's layout. A candidate with another layout says so with two static methods in place of those of
-  `lit_mnist.weights`: `to_keras(tensors)` and `from_keras(arrays)`;
+  and `bias` in torch's layout. A candidate with another layout says so with static methods in place of those of
+  `lit_mnist.weights`: `to_keras(tensors)`, `from_keras(arrays)`, `activation_to_keras(tensor)`;
 - `training_step((images, labels), batch_idx)` returns the loss of images [N, 1, 28, 28] in [0, 1] and one-hot labels
   [N, 10]; calling it with images gives probabilities [N, 10];
 - if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`, whose
   `train_batches` and `test_batches` return a `Batches`;
-- it logs `train_loss` and `train_accuracy` once an epoch;
+- it logs `train_loss` and `train_accuracy` once an epoch and, if it has a `test_step`, `test_loss` and
+  `test_accuracy` with it;
 - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
 """
 
@@ -24,6 +25,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
@@ -59,11 +61,13 @@ def record(given: TraceInputs, candidate: str, tell: Tell | None = None, devices
     trainer = make_trainer(given.epochs, tell, precision, recorder, devices=devices)
     data.prepare_data()
     data.setup()
-    loaded = layout.keyed("loaded", dict(module.named_parameters()))
+    check_rows(given, len(data.train), devices)
+    loaded = layout.keyed("loaded", layout.parameters)
     trainer.fit(module, data)
     recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
     return recorder.finished(trainer.strategy) | {
-        "probabilities": predict_test_images(trainer, module, data),
+        **reported_test(trainer, module, data),
+        "probabilities": predicted_probabilities(trainer, module, data),
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
@@ -75,7 +79,7 @@ def record_loaded(candidate: str, file: Path) -> dict[str, np.ndarray]:
     module = load_candidate(candidate)(learning_rate=0.001).to(getattr(torch, str(arrays["conv/kernel"].dtype)))
     layout = Layout(module, candidate)
     layout.load(arrays)
-    return layout.keyed("loaded", dict(module.named_parameters()))
+    return layout.keyed("loaded", layout.parameters)
 
 
 def record_results(
@@ -94,7 +98,7 @@ def record_results(
     reports = Reports()
     trainer = make_trainer(epochs, tell, "32-true", reports)
     trainer.fit(module, data)
-    probabilities = predict_test_images(trainer, module, data).astype(np.float64)
+    probabilities = predicted_probabilities(trainer, module, data).astype(np.float64)
     labels = data.test.tensors[1].numpy()
     of_the_label = probabilities[np.arange(len(labels)), labels]
     return reports.arrays("train_loss", "train_accuracy") | {
@@ -114,17 +118,41 @@ def make_trainer(epochs: int, tell: Tell | None, precision: Any, *callbacks: L.C
         callbacks=[*callbacks, Progress(tell)] if tell else list(callbacks),
         limit_val_batches=0,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def predicted_probabilities(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> np.ndarray:
+    """Return the probabilities of the test images, [10000, 10]; without a `predict_step`, by calling the module."""
+    if type(module).predict_step is L.LightningModule.predict_step:
+        module.predict_step = lambda batch, batch_idx: module(batch[0])  # type: ignore[method-assign, misc]
+    return predict_test_images(trainer, module, data)
+
+
+def reported_test(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> dict[str, np.ndarray]:
+    """Return the `test_loss` and the `test_accuracy` that the module itself logs, as far as it does."""
+    if type(module).test_step is L.LightningModule.test_step:
+        return {}
+    (logged,) = trainer.test(module, data, verbose=False)
+    return {f"history/{name}": np.array([logged[name]]) for name in ("test_loss", "test_accuracy") if name in logged}
+
+
+def check_rows(given: TraceInputs, images: int, devices: int) -> None:
+    """Make sure that a trace's batches are of images that there are, and divide among the devices."""
+    if given.batches.max() >= images:
+        raise InputError(f"--inputs: batches names image {given.batches.max()}; there are {images}")
+    if devices > 1 and ((given.batches >= 0).sum(axis=1) % devices).any():
+        raise InputError(f"--inputs: batches has a row that does not divide among {devices} devices")
 
 
 def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
     """Return what a port is before it trains.
 
     Returns:
-        `layers` and `parameters`, names and numbers in the order of the data's way through them; `shape/<layer>` as
+        `layers` and `parameters`, names and numbers in the order of the data's way through them, `all_parameters`, how
+        many the port has in all; `shape/<layer>` as
         Keras has it, H, W, C; `train/images`, `train/labels`, `train/pixels`, `train/one_hot` and the same of `test`:
         digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [epochs, I]: the
         training images in the order of each epoch; `batch_sizes` of an epoch; `images`, how many there are to train on.
@@ -132,6 +160,10 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
     candidate_class = load_candidate(candidate)
     module = candidate_class(learning_rate=0.001)
     layout = Layout(module, candidate)
+    if data_module(candidate_class).train_dataloader is not MNISTDataModule.train_dataloader:
+        raise InputError(
+            f"--candidate {candidate}: its data module has to serve what `train_batches` returns, no other way"
+        )
     data = data_module(candidate_class)(data_dir, batch_size=128)
     data.prepare_data()
     data.setup()
@@ -143,6 +175,7 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
     recorded = {
         "layers": np.array(list(activations)),
         "parameters": np.array([sum(p.numel() for p in layout.layers[name].parameters()) for name in activations]),
+        "all_parameters": np.array(sum(p.numel() for p in module.parameters())),
     }
     for name, array in activations.items():
         recorded[f"shape/{name}"] = np.array(array.shape[1:])
@@ -157,14 +190,16 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
     for seed in range(seeds):
         L.seed_everything(seed, verbose=False)
         drawn = Layout(candidate_class(learning_rate=0.001), candidate)
-        recorded |= drawn.keyed(f"initial/{seed}", dict(drawn.module.named_parameters()))
+        recorded |= drawn.keyed(f"initial/{seed}", drawn.parameters)
 
     batches = data.train_batches()
     epochs = []
     for epoch in range(3):
         batches.set_epoch(epoch)
         epochs.append(list(batches))
-    recorded["order"] = np.stack([torch.cat(epoch).numpy() for epoch in epochs])
+    orders = [torch.cat(epoch).numpy() for epoch in epochs]
+    longest = max(map(len, orders))
+    recorded["order"] = np.stack([np.pad(order, (0, longest - len(order)), constant_values=-1) for order in orders])
     recorded["batch_sizes"] = np.array([len(batch) for batch in epochs[0]])
     recorded["images"] = np.array(len(data.train))
     return recorded
@@ -189,24 +224,34 @@ class Layout:
         self.module = module
         self.to_keras = getattr(module, "to_keras", weights.to_keras)
         self.from_keras = getattr(module, "from_keras", weights.from_keras)
+        self.activation_to_keras = getattr(module, "activation_to_keras", weights.activation_to_keras)
         by_name = {name.rpartition(".")[2]: layer for name, layer in module.named_modules()}
         missing = [name for name in LAYERS if name not in by_name]
         if missing:
             raise InputError(f"--candidate {candidate}: has no layer named {missing[0]}")
         self.layers = {name: by_name[name] for name in LAYERS}
+        # Of the layers alone: what a candidate has besides shows in the total that rung 2 compares.
+        self.parameters = {
+            n: p for n, p in module.named_parameters() if n.rpartition(".")[0].rpartition(".")[2] in LAYERS
+        }
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         for name, tensor in self.from_keras(arrays).items():
-            layer, kind = name.split(".")
+            layer, kind = name.split(".")[-2:]
+            parameter = getattr(self.layers[layer], kind, None)
+            if parameter is None:
+                raise InputError(
+                    f"--candidate: its layer {layer} has no {kind} (lit_mnist/recording.py says what it needs)"
+                )
             with torch.no_grad():
-                getattr(self.layers[layer], kind).copy_(tensor)
+                parameter.copy_(tensor)
 
     def keyed(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         return {f"{prefix}/{key}": array for key, array in self.to_keras(tensors).items()}
 
     def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
         """Return the weights and the moments of Adam, as far as the optimizer keeps them."""
-        parameters = dict(self.module.named_parameters())
+        parameters = self.parameters
         arrays = self.keyed(f"{prefix}weights", parameters)
         for kind, moment in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
             if all(moment in optimizer.state[parameter] for parameter in parameters.values()):
@@ -230,7 +275,7 @@ class Layout:
         for hook in hooks:
             hook.remove()
         shown = {name: F.relu(tensor) for name, tensor in seen.items()} | {"output": probabilities}
-        return {name: weights.activation_to_keras(tensor) for name, tensor in shown.items()}
+        return {name: self.activation_to_keras(tensor) for name, tensor in shown.items()}
 
 
 class Progress(L.Callback):
@@ -245,8 +290,11 @@ class Progress(L.Callback):
         self.tell(trainer.global_step, int(trainer.estimated_stepping_batches))
 
 
-class Reports(L.Callback):
-    """Keep what is logged for each epoch."""
+class Reports(Checkpoint):
+    """Keep what is logged for each epoch.
+
+    It is a `Checkpoint` because Lightning calls those last, after the module's own hook at the end of an epoch.
+    """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -288,7 +336,7 @@ class Recorder(Reports):
         self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
         if trainer.world_size > 1:
             return  # each process sees its share of the batch
-        if self.step == 0:
+        if self.step == 0:  # part of what a trace records, whoever reads it; the ladder asks for single steps
             self.recorded |= {f"activations/{name}": array for name, array in self.layout.activations(images).items()}
         if self.step in self.record_at:
             prefix = f"activations/{self.step}"
@@ -298,7 +346,7 @@ class Recorder(Reports):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self.step in self.record_at:
-            gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            gradients = {name: p.grad for name, p in self.layout.parameters.items() if p.grad is not None}
             self.recorded |= self.layout.keyed(f"gradients/{self.step}", gradients)
 
     def on_train_batch_end(
@@ -306,6 +354,8 @@ class Recorder(Reports):
     ) -> None:
         if self.step in self.record_at:
             self.recorded |= self.layout.state(f"after/{self.step}/", trainer.optimizers[0])
+        if not outputs:
+            raise InputError("--candidate: training_step returned no loss")
         self.losses.append(outputs["loss"].item())
 
     def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:

@@ -92,14 +92,29 @@ class TraceInputs:
             )
         except KeyError as error:
             raise InputError(f"{path}: {error.args[0]} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: {error}; expected what lit_mnist/trace_files.py describes") from error
+        for name, dimensions in (("batches", 2), ("record_at", 1)):
+            array = getattr(inputs, name)
+            if array.dtype != np.int64 or array.ndim != dimensions:
+                raise InputError(
+                    f"{path}: {name} is {array.dtype} {array.shape}, expected int64, {dimensions} dimensions"
+                )
         if inputs.dtype not in {"float32", "float64"}:
             raise InputError(f"{path}: dtype is {inputs.dtype}, expected float32 or float64")
         for key, shape in WEIGHTS.items():
             if inputs.weights[key].shape != shape or inputs.weights[key].dtype != inputs.dtype:
                 found = f"{inputs.weights[key].dtype} {inputs.weights[key].shape}"
                 raise InputError(f"{path}: weights/{key} is {found}, expected {inputs.dtype} {shape}")
-        if inputs.batches.ndim != 2 or inputs.batches.size == 0:
+        if inputs.batches.size == 0:
             raise InputError(f"{path}: batches is {inputs.batches.shape}, expected [S, B]")
+        padding = inputs.batches < 0
+        if inputs.batches.min() < -1 or (padding[:, :-1] & ~padding[:, 1:]).any():
+            raise InputError(f"{path}: batches has something else than -1 at the end of a row for padding")
+        if not ((inputs.record_at >= 0) & (inputs.record_at < len(inputs.batches))).all():
+            raise InputError(f"{path}: record_at names a step that is not one of the {len(inputs.batches)}")
+        if not 0 <= inputs.learning_rate < np.inf:
+            raise InputError(f"{path}: learning_rate is {inputs.learning_rate}, expected a number from 0 up")
         if (inputs.batches[:, 0] < 0).any():
             raise InputError(f"{path}: batches has a row without an image")
         if inputs.steps_per_epoch < 1 or len(inputs.batches) % inputs.steps_per_epoch:

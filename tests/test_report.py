@@ -51,7 +51,7 @@ def report(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
     verdicts = list(climb(workers, range(1, 11), STEPS))
     caught = [Caught("NoEpsilonHat", 8, "short: after/0/weights/conv/kernel[0]", 1e-4, 1e-12)]
-    said = conclusion(verdicts, caught, CONFIG["candidate"])
+    said = conclusion(verdicts, caught, CONFIG["candidate"], STEPS)
     write_report(directory, gather(CONFIG, verdicts, caught, said, workers))
     return directory
 
@@ -102,7 +102,7 @@ def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, 
     mutant = workers.of("lit_mnist.mutants:SummedLoss")
     verdicts = list(climb(mutant, [5, 6], STEPS, dtype="float64"))
     verdicts[-1] = Verdict(6, "float64", (*verdicts[-1].comparisons, Comparison("no number", np.nan, 1e-12)))
-    said = conclusion(verdicts, [], "lit_mnist.mutants:SummedLoss")
+    said = conclusion(verdicts, [], "lit_mnist.mutants:SummedLoss", STEPS)
     write_report(tmp_path, gather(CONFIG, verdicts, [], said, mutant))
     text = (tmp_path / "report.html").read_text()
     assert "First divergence, rung 6 (loss, float64)" in text
@@ -163,6 +163,8 @@ def test_the_table_of_the_terminal_has_a_row_a_rung() -> None:
         (["--rungs", "[13]"], "numbers from 1 to"),
         (["--rungs", "[11]"], "--seeds 0"),
         (["--seeds", 1], "--seeds 1"),
+        (["--rungs", "[]"], "--rungs []"),
+        (["--rungs", "[2]", "--devices", "true"], "--devices True"),
         (["--steps", 700], "--steps 700"),
         (["--report", "/proc/no/report"], "--report /proc/no/report"),
         (["--dtype", "float16"], "--dtype"),

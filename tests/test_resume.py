@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,21 @@ FLAGS: dict[str, Any] = {
 Flags = dict[str, Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Train in this process with one thread, as the processes that are sent signals do: sums differ with the number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
 def flags(data_dir: Path) -> Flags:
     return FLAGS | {"data_dir": str(data_dir)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, flags: Flags) -> Path:
     """A run that nothing happened to."""
     output_dir = tmp_path_factory.mktemp("whole")
