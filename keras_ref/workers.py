@@ -105,7 +105,7 @@ class Workers:
         self.candidate, self.directory, self.data_dir, self.tell = candidate, directory, data_dir, tell
         self.processes = processes
         self.started: list[Worker] = []
-        self.done: dict[Job, Arrays] = {}
+        self.done: dict[Side, dict[Job, Arrays]] = {"ours": {}, "theirs": {}}
         self.groups: list[int] = []  # of processes that were started together
 
     def __enter__(self) -> "Workers":
@@ -115,9 +115,10 @@ class Workers:
         self.close()
 
     def of(self, candidate: str) -> "Workers":
-        """The same processes and records, with another candidate."""
+        """The same processes and records of Keras, with another candidate."""
         other = copy.copy(self)
         other.candidate = candidate
+        other.done = self.done | {"ours": {}}  # they take some 200 MB a candidate, and go with it
         return other
 
     @contextlib.contextmanager
@@ -165,7 +166,7 @@ class Workers:
         """The record of our training by several processes together, which are started for it."""
         trace = self.trace("ours", inputs)
         job = replace(trace, name=f"trace on {devices} devices")
-        if job not in self.done:
+        if job not in self.done["ours"]:
             self.tell("ours", job.name, 0, 0)
             flags = {**dict(trace.arguments), "output": self._output(job), "devices": devices}
             command = [
@@ -175,8 +176,8 @@ class Workers:
             ]
             log = self.directory / f"{devices}-devices.log"
             self._run_to_end([sys.executable, *command], log, seconds=300 + len(inputs.batches))
-            self.done[job] = self._read(job)
-        return self.done[job]
+            self.done["ours"][job] = self._read(job)
+        return self.done["ours"][job]
 
     def _run_to_end(self, command: list[str], log: Path, seconds: float) -> None:
         """Run a command that starts processes of its own; none of them stays behind.
@@ -237,7 +238,7 @@ class Workers:
         Raises:
             InputError: if a worker fails, or what it wrote is not the record of its job. The first ends all.
         """
-        waiting = [job for job in jobs if job not in self.done]
+        waiting = [job for job in jobs if job not in self.done[job.side]]
         try:
             with selectors.DefaultSelector() as busy:
                 while waiting or busy.get_map():
@@ -258,7 +259,7 @@ class Workers:
         except BaseException:
             self.close()
             raise
-        return [self.done[job] for job in jobs]
+        return [self.done[job.side][job] for job in jobs]
 
     def _free(self, side: Side) -> Worker | None:
         same = [worker for worker in self.started if worker.side == side]
@@ -276,10 +277,11 @@ class Workers:
     def _keep(self, worker: Worker) -> None:
         job, worker.job = worker.job, None
         assert job is not None
-        self.done[job] = self._read(job)
+        self.done[job.side][job] = self._read(job)
 
     def _read(self, job: Job) -> Arrays:
         arrays = read_arrays(self._output(job))
+        self._output(job).unlink()
         if job.run_id is not None and str(arrays.get("run_id")) != job.run_id:
             raise InputError(f"{self._output(job)}: the record of another training ({arrays.get('run_id')})")
         return arrays

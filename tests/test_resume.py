@@ -534,7 +534,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def read(flags: Flags) -> Callable[[Path, dict[str, Any]], dict[str, Any]]:
     """Read a checkpoint as a resume of the run does, with the settings of another one."""
 
