@@ -27,7 +27,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        return self.difference <= self.tolerance  # False for NaN
+        return bool(self.difference <= self.tolerance)  # False for NaN
 
 
 def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
@@ -142,7 +142,7 @@ def distribution(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
     for name, margin in MARGINS.items():
         low, high = ttest_ind(ours[name], theirs[name], equal_var=False).confidence_interval(0.90)
         yield Comparison(
-            f"{name.replace('_', ' ')}: mean differs by {low:+.4f} to {high:+.4f}", max(-low, high), margin
+            f"{name.replace('_', ' ')}: mean differs by {low:+.4f} to {high:+.4f}", float(max(-low, high)), margin
         )
 
 

@@ -15,6 +15,7 @@ from keras_ref.display import conclusion, in_words, table
 from keras_ref.ladder import Comparison
 from keras_ref.pitfalls import PITFALLS, Caught
 from keras_ref.plan import Verdict, climb
+from keras_ref.recorded import recorded
 from keras_ref.report import gather, write_report
 from keras_ref.workers import Workers
 
@@ -108,6 +109,16 @@ def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, 
     assert "First divergence, rung 6 (loss, float64)" in text
     assert "no number" in text
     assert json.loads((tmp_path / "parity.json").read_text())["holds"] is False
+
+
+def test_the_results_over_seeds_are_drawn(tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "results", lambda side, seeds: recorded()["port"])
+    verdicts = list(climb(workers, [11], seeds=20))
+    said = conclusion(verdicts, [], CONFIG["candidate"], STEPS)
+    write_report(tmp_path, gather(CONFIG | {"seeds": 20}, verdicts, [], said, workers))
+    text = (tmp_path / "report.html").read_text()
+    assert "20 of\nthe port and 20 recorded ones of Keras" in text
+    assert imread(tmp_path / "distribution.png").shape[0] > 300
 
 
 def test_a_name_cannot_smuggle_markup_into_the_page(tmp_path: Path, workers: Workers) -> None:
