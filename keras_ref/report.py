@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ from keras_ref.display import found
 from keras_ref.ladder import Arrays, largest_difference, relative_error
 from keras_ref.pitfalls import PITFALLS, Caught
 from keras_ref.plan import RUNGS, Plan, Verdict
-from keras_ref.recorded import recorded
+from keras_ref.recorded import accuracy_lost, recorded
 from keras_ref.tolerances import FLOAT64, MARGINS
 from keras_ref.workers import Workers
 from lit_mnist.cli import InputError
@@ -58,6 +59,7 @@ def write_report(directory: Path, findings: Mapping[str, Any]) -> None:
 def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """Return the page: everything is in it, nothing is loaded from elsewhere."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=PackageLoader("keras_ref", "."),
@@ -66,6 +68,7 @@ def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     return environment.get_template("report.html").render(findings, pictures=pictures)
 
 
@@ -165,8 +168,7 @@ def distribution(workers: Workers, seeds: int) -> dict[str, Any]:
 
 def mutant(one: Caught) -> dict[str, Any]:
     """Say where a mutant was stopped, and what its mistake costs as far as it was recorded."""
-    pitfall, accuracies = PITFALLS[one.name], recorded().get(one.name)
-    lost = np.mean(recorded()["port"]["test_accuracy"]) - np.mean(accuracies["test_accuracy"]) if accuracies else None
+    pitfall = PITFALLS[one.name]
     return {
         "name": one.name,
         "mistake": pitfall.mistake,
@@ -176,7 +178,7 @@ def mutant(one: Caught) -> dict[str, Any]:
         "what": one.what,
         "difference": number(one.difference),
         "as_predicted": one.as_predicted,
-        "accuracy_lost": number(lost),
+        "accuracy_lost": number(accuracy_lost(one.name)),
     }
 
 
