@@ -57,5 +57,5 @@ def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
         (row,) = (line for line in README.splitlines() if line.startswith(f"| {pitfall.rung} | {pitfall.mistake} |"))
         lost = accuracy_lost(name)
         assert (lost is None) == (pitfall.rung == 12)  # a mistake of several devices is none on one
-        lost = "" if lost is None else f"{100 * lost + 0.0:.2f}"
+        lost = "" if lost is None else f"{round(100 * lost, 2) + 0.0:.2f}"
         assert row.endswith(f"| {lost} | {pitfall.right} |")
