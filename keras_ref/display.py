@@ -124,8 +124,8 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
     lines = []
     last = verdicts[-1]
     if last.holds:
-        climbed = ", ".join(str(number) for number in sorted({verdict.number for verdict in verdicts}))
-        lines.append(f"{candidate} holds on rungs {climbed}.")
+        climbed = sorted({verdict.number for verdict in verdicts})
+        lines.append(f"{candidate} holds on rung{'s' * (len(climbed) > 1)} {', '.join(map(str, climbed))}.")
         if steps < STEPS:
             lines.append(
                 f"Of the {STEPS:,} steps of the training, the first {steps:,} were run: --steps {STEPS} runs all."
