@@ -183,7 +183,7 @@ def read_checkpoint(path: Path, trainer: L.Trainer, module: LitMNIST, settings: 
             if sorted(x.nbytes for x in _leaves(checkpoint) if isinstance(x, Tensor)) != members:
                 raise ValueError("its tensors are not those that the file holds")
             _compare_values(checkpoint, expected)
-    except Exception as error:
+    except Exception as error:  # a forged file may hold anything where a number or a list is expected; it is refused
         raise UnusableCheckpointError(f"{path}: not a checkpoint of this training ({_first_line(error)})") from error
     if differences:
         raise InputError(f"{path}: trained with {'; '.join(differences)}; give the same, or start a new run")
