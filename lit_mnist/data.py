@@ -22,8 +22,8 @@ EVALUATION_BATCH_SIZE = 1000  # of no effect on a result; the largest that stays
 class MNISTDataModule(L.LightningDataModule):
     """Serve MNIST: batches of scaled images [N, 1, 28, 28] in [0, 1] and one-hot labels [N, 10].
 
-    In memory and on the way to the device images are bytes; scaling and one-hot coding happen on the device, in the
-    dtype of the model. The last batch of an epoch may be short; no image is dropped or seen twice.
+    Images are bytes in memory, that of a GPU if they fit; scaling and one-hot coding happen on the device, in the dtype
+    of the model. The last batch of an epoch may be short; no image is dropped or seen twice.
 
     Args:
         data_dir: directory that holds, or will hold, `MNIST/raw`.
@@ -100,16 +100,15 @@ class MNISTDataModule(L.LightningDataModule):
         return self._batches(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
 
     def train_dataloader(self) -> DataLoader:
-        return ResumableLoader(self.train, sampler=self.train_batches(), batch_size=None)
+        return self._loader(self.train, self.train_batches(), ResumableLoader)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if self.validation_images == 0:
             return []
-        batches = self._batches(self.validation_indices, EVALUATION_BATCH_SIZE)
-        return DataLoader(self.train, sampler=batches, batch_size=None)
+        return self._loader(self.train, self._batches(self.validation_indices, EVALUATION_BATCH_SIZE))
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.test, sampler=self.test_batches(), batch_size=None)
+        return self._loader(self.test, self.test_batches())
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
@@ -120,6 +119,12 @@ class MNISTDataModule(L.LightningDataModule):
         assert isinstance(dtype, torch.dtype)
         images, labels = batch
         return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
+
+    def _loader(self, dataset: TensorDataset, batches: "Batches", kind: type[DataLoader] = DataLoader) -> DataLoader:
+        assert self.trainer is not None
+        dataset = on_device(dataset, self.trainer.strategy.root_device)
+        batches.device = dataset.tensors[0].device
+        return kind(dataset, sampler=batches, batch_size=None)
 
     def _batches(self, indices: np.ndarray, batch_size: int, shuffle: bool = False) -> "Batches":
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -132,7 +137,8 @@ class Batches(DistributedSampler):
     All devices together see in each step exactly the images that a single device would see, and each image once in an
     epoch. If shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch`. It is a
     `DistributedSampler` so that Lightning does not share the batches out a second time. `taken` says how many batches
-    of the epoch were handed out; setting `skip` leaves out that many of the next epoch, once.
+    of the epoch were handed out; setting `skip` leaves out that many of the next epoch, once. `device` is where
+    the indices are to be, the CPU unless it is set.
 
     Args:
         indices: of the images to serve, [I].
@@ -157,15 +163,19 @@ class Batches(DistributedSampler):
         self.batch_size = batch_size
         self.steps = -(-len(indices) // batch_size)
         self.taken = self.skip = 0
+        self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Tensor]:
         self.taken, self.skip = self.skip, 0
-        for batch in itertools.islice(self.whole_batches(), self.taken, None):
+        own = [batch[self.rank :: self.num_replicas] for batch in self.whole_batches()]
+        # To the device once an epoch: each copy waits for it.
+        indices = torch.from_numpy(np.concatenate(own)).to(self.device)
+        for batch in itertools.islice(torch.split(indices, [len(share) for share in own]), self.taken, None):
             self.taken += 1
-            yield torch.from_numpy(batch[self.rank :: self.num_replicas])
+            yield batch
 
     def whole_batches(self) -> Iterator[np.ndarray]:
         """Yield the indices of each batch of the epoch, over all devices together."""
@@ -196,6 +206,14 @@ def read_split(data_dir: Path, split: str) -> TensorDataset:
     images = read_image_file(str(raw / f"{split}-images-idx3-ubyte"))  # [I, 28, 28]
     labels = read_label_file(str(raw / f"{split}-labels-idx1-ubyte"))  # [I]
     return TensorDataset(images.unsqueeze(1), labels)  # [I, 1, 28, 28], [I]
+
+
+def on_device(dataset: TensorDataset, device: torch.device) -> TensorDataset:
+    """Return a data set on a CUDA device if it takes at most half of the memory that is free there, else as it is."""
+    size = sum(tensor.nbytes for tensor in dataset.tensors)
+    if device.type != "cuda" or 2 * size > torch.cuda.mem_get_info(device)[0]:
+        return dataset
+    return TensorDataset(*(tensor.to(device) for tensor in dataset.tensors))
 
 
 def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -3,8 +3,12 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+FIRST_PROCESS = "LIT_MNIST_FIRST_PROCESS"  # environment variable: the process that started this one to train with it
+END = b"\0"  # no signal has this number
 
 
 class StoppedError(Exception):
@@ -38,31 +42,68 @@ class Interruption:
         self.last_words = ""
         self.end_others: Callable[[], None] = lambda: None
         self._earlier: dict[int, Any] = {}
+        self._earlier_writer: int | None = None
+        self._lock = threading.Lock()
 
     def listen(self) -> None:
-        """Handle both signals from now on; one that is ignored, as Ctrl-C is in a background job, stays so."""
+        """Handle both signals from now on; one that is ignored, as Ctrl-C is in a background job, stays so.
+
+        In a thread: a handler in Python would wait until the main thread comes back from C++, which it does not while
+        it waits for other processes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)  # Python asks for it
         for signum in (signal.SIGTERM, signal.SIGINT):
-            if threading.current_thread() is threading.main_thread() and signal.getsignal(signum) != signal.SIG_IGN:
-                self._earlier[signum] = signal.signal(signum, self._handle)
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                self._earlier[signum] = signal.signal(signum, lambda *_: None)
+        self._earlier_writer = signal.set_wakeup_fd(writer)  # gets the numbers of the signals
+        threading.Thread(target=self._watch, args=(reader, writer), daemon=True, name="interruption").start()
 
     def stop_listening(self) -> None:
         """Leave both signals to whoever handled them before."""
         for signum, handler in self._earlier.items():
             signal.signal(signum, handler)
+        if self._earlier_writer is not None:
+            writer = signal.set_wakeup_fd(self._earlier_writer)
+            os.write(writer, END)
 
     def undefer(self) -> None:
         """End at once from now on, or now, if a signal has come meanwhile."""
-        self.deferred = False
-        if self.noted:
-            self._end(self.noted)
+        with self._lock:
+            self.deferred = False
+            if self.noted:
+                self._end(self.noted)
 
-    def _handle(self, signum: int, frame: Any) -> None:
-        if self.deferred and not self.noted:
-            self.noted = signum
-        else:
-            self._end(signum)
+    def _watch(self, reader: int, writer: int) -> None:
+        while (byte := os.read(reader, 1)) != END:
+            if byte[0] in self._earlier:
+                self._handle(byte[0])
+        os.close(reader)
+        os.close(writer)
+
+    def _handle(self, signum: int) -> None:
+        with self._lock:
+            if self.deferred and not self.noted:
+                self.noted = signum
+            else:
+                self._end(signum)
 
     def _end(self, signum: int) -> None:
         self.end_others()
         os.write(2, self.last_words.encode(errors="backslashreplace"))
         os._exit(128 + signum)
+
+
+def end_with_first_process() -> None:
+    """See to it that a process that another one has started to train with it does not outlive it."""
+    first = os.environ.get(FIRST_PROCESS)
+
+    def watch() -> None:
+        while str(os.getppid()) == first:
+            time.sleep(1)
+        os._exit(1)
+
+    if first is not None:
+        threading.Thread(target=watch, daemon=True, name="first-process").start()

@@ -2,19 +2,22 @@
 
 import contextlib
 import functools
+import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from lit_mnist.cli import InputError, LearningRate, Seed, run
-from lit_mnist.interruption import Interruption, StoppedError
+from lit_mnist.interruption import FIRST_PROCESS, Interruption, StoppedError, end_with_first_process
 from lit_mnist.run_directory import (
     continue_run_directory,
     create_run_directory,
@@ -56,6 +59,7 @@ def train(
     deterministic: bool = False,
     checkpoint_every_n_steps: NonNegativeInt | None = None,
     resume: str | None = None,
+    timeout: PositiveInt = 600,
 ) -> dict[str, Any]:
     """Train the documented MNIST classifier with PyTorch Lightning and evaluate it on the 10,000 test images.
 
@@ -64,7 +68,7 @@ def train(
 
     Args:
         accelerator: What to train on; auto takes a GPU if there is one.
-        devices: How many of them; auto takes all GPUs, or one process on a CPU.
+        devices: How many of them; auto takes all GPUs, or one process on a CPU; with torchrun, its processes.
         num_nodes: How many machines.
         strategy: How several devices work together; auto chooses ddp for them.
         precision: Bits of the arithmetic; the mixed ones keep the weights in 32 bits.
@@ -85,6 +89,8 @@ def train(
             for none.
         resume: Go on with the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from
             a named one (a path), with the flags that it was started with; --max_epochs may have grown.
+        timeout: Seconds that several processes wait for one another, at the start and at each step, before the run ends
+            with an error.
 
     Returns:
         What summary.json holds; the test results alone after a fast_dev_run.
@@ -93,6 +99,7 @@ def train(
         InputError: a wrong value or file; nothing but the data set was written.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
+    end_with_first_process()
     interruption = Interruption()
     interruption.listen()
     with contextlib.ExitStack() as held:
@@ -111,8 +118,12 @@ def train(
                         f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on"
                     )
 
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ is told as an exception, too
         import lightning as L
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning.fabric.utilities.exceptions import MisconfigurationException
+        from lightning.pytorch.strategies import DDPStrategy
         from rich import get_console
 
         from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
@@ -129,13 +140,14 @@ def train(
         )
         checkpoint_files = CheckpointFiles()
         callbacks: list[L.Callback] = [results, checkpoints]
+        started_by_torchrun = TorchElasticEnvironment.detect()
         show_progress = console.is_terminal and not console.is_dumb_terminal
         if show_progress:
             callbacks.append(ProgressBar())
         try:
             trainer = L.Trainer(
                 accelerator=accelerator,
-                devices=devices,
+                devices=os.environ["LOCAL_WORLD_SIZE"] if devices == "auto" and started_by_torchrun else devices,
                 num_nodes=num_nodes,
                 strategy=strategy,
                 precision=precision,
@@ -160,6 +172,14 @@ def train(
 
         if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
             raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
+
+        processes = trainer.num_devices * trainer.num_nodes
+        for environment in (TorchElasticEnvironment, SLURMEnvironment):
+            if environment.detect() and (started := environment().world_size()) != processes:
+                raise InputError(  # they would train each on its own
+                    f"--devices {devices} --num_nodes {num_nodes}: {processes} processes, but {started} were started; "
+                    "--devices times --num_nodes must be as many"
+                )
 
         # Whatever can be wrong with the input shows before the first file is written and the first process started.
         L.seed_everything(seed, verbose=False)
@@ -204,6 +224,8 @@ def train(
         # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and the
         # process then exits with 0.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        if isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._timeout = timedelta(seconds=timeout)  # "ddp" by name, or by number of devices, has 1,800
         with told_ends(trainer, interruption):
             results.began = time.monotonic()
             trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
@@ -235,15 +257,20 @@ def train(
 
 @contextlib.contextmanager
 def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
-    """Make a signal or a full disk end all processes of a training, with the right code and one line."""
+    """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line."""
+
+    import torch.distributed
 
     def end_others() -> None:
         launcher: Any = trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(signal.SIGKILL)
+            for process in launcher.procs:
+                process.wait()
             launcher.procs.clear()  # else Lightning, which watches them, would kill this process, too
 
     interruption.end_others = end_others
+    os.environ[FIRST_PROCESS] = str(os.getpid())  # for those that Lightning starts
     try:
         yield
     except StoppedError as stopped:
@@ -258,13 +285,31 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None
     except OSError:
         end_others()
         raise
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        end_others()
+        if trainer.local_rank > 0:
+            sys.exit(1)  # the first process of the machine tells
+        raise ConnectionError(
+            f"not all {trainer.world_size} processes can be reached, or one has ended ({_reason(error)}); "
+            f"look at the others, and at MASTER_ADDR and MASTER_PORT. {interruption.last_words.rstrip()}"
+        ) from error
+    finally:
+        os.environ.pop(FIRST_PROCESS, None)
+
+
+def _reason(error: Exception) -> str:
+    line = str(error).partition("\n")[0].partition(" This is typically")[0]
+    return re.sub(r"^\[\S+\] ", "", line).rstrip(".")  # without the place in gloo's source
 
 
 def resume_command(run_directory: Path) -> str:
     """Return the command that goes on with a run."""
     place = ["--output_dir", str(run_directory.parent), "--run_name", run_directory.name]
     flags = ["--config", str(run_directory / "config.yaml"), *place, "--resume", "last"]
-    return f"python -m lit_mnist.train {shlex.join(flags)}"
+    starter = "torchrun ... " if "TORCHELASTIC_RUN_ID" in os.environ else "python "
+    return f"{starter}-m lit_mnist.train {shlex.join(flags)}"
 
 
 def predict_test_images(trainer: "L.Trainer", module: "L.LightningModule", data: "MNISTDataModule") -> "np.ndarray":

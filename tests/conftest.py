@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from keras_ref.workers import Workers
 from lit_mnist.mnist_files import prepare_files
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Flags = dict[str, Any]
 
 
 def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
@@ -71,3 +73,54 @@ def keras_facts(workers: Workers) -> Arrays:
     """What Keras says of its model and of its data."""
     _, theirs = workers.facts()
     return theirs
+
+
+def command_line(flags: Flags) -> list[str]:
+    return ["-m", "lit_mnist.train", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("*.ckpt"))
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step="))
+
+
+def last_step(run: Path) -> int:
+    return max(map(step_of, checkpoints(run)), default=0)
+
+
+class Process:
+    """A training as a process of its own, to be sent signals, started by Python or by what `starter` names."""
+
+    def __init__(self, flags: Flags, *starter: str, **environment: str) -> None:
+        self.run = Path(flags["output_dir"]) / flags["run_name"]
+        self.process = subprocess.Popen(
+            [*(starter or [sys.executable]), *command_line(flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+
+    def wait_for_step(self, step: int) -> None:
+        while last_step(self.run) < step and self.process.poll() is None:
+            time.sleep(0.005)
+        assert self.process.poll() is None, self.process.communicate()
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def finish(self) -> tuple[int, str]:
+        _, stderr = self.process.communicate(timeout=120)
+        return self.process.returncode, stderr
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -22,7 +22,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from conftest import Command
+from conftest import Command, Flags, Process, checkpoints, command_line, is_running, last_step, step_of
 
 from keras_ref.data import SHA256, load_data
 from lit_mnist import LitMNIST
@@ -38,7 +38,6 @@ FLAGS: dict[str, Any] = {
     "validation_images": 200,
     "checkpoint_every_n_steps": 5,
 }
-Flags = dict[str, Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,22 +76,6 @@ def cut(tmp_path: Path, whole: Path) -> Callable[[int], Flags]:
     return make
 
 
-def command_line(flags: Flags) -> list[str]:
-    return ["-m", "lit_mnist.train", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
-
-
-def checkpoints(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").glob("*.ckpt"))
-
-
-def step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step="))
-
-
-def last_step(run: Path) -> int:
-    return max(map(step_of, checkpoints(run)), default=0)
-
-
 def assert_same(run: Path, whole: Path, *, also_between: bool = False) -> None:
     """All that two runs left behind is the same to the last bit, but for the seconds."""
     ours, theirs = ({path.name: path for path in checkpoints(x)} for x in (run, whole))
@@ -124,29 +107,6 @@ def assert_equal(ours: Any, theirs: Any, where: str) -> None:
             assert_equal(*pair, f"{where}/{index}")
     else:
         assert ours == theirs, where
-
-
-class Process:
-    """A training as a process of its own, to be sent signals."""
-
-    def __init__(self, flags: Flags) -> None:
-        self.run = Path(flags["output_dir"]) / flags["run_name"]
-        self.process = subprocess.Popen(
-            [sys.executable, *command_line(flags)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    def wait_for_step(self, step: int) -> None:
-        while last_step(self.run) < step and self.process.poll() is None:
-            time.sleep(0.005)
-        assert self.process.poll() is None, self.process.communicate()
-
-    def finish(self) -> tuple[int, str]:
-        _, stderr = self.process.communicate(timeout=120)
-        return self.process.returncode, stderr
 
 
 @pytest.mark.parametrize("step", [5, STEPS, 20, 35, 3 * STEPS])
@@ -282,14 +242,13 @@ def test_two_devices_stop_together(signum: int, to: str, flags: Flags, tmp_path:
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500, "devices": 2, "batch_size": 96}
     process = Process(flags)
     process.wait_for_step(7)
-    children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
-    pids = {"first": [process.process.pid], "second": children, "all": [process.process.pid, *children]}[to]
-    for pid in pids:
-        os.kill(int(pid), signum)
+    children = process.children()
+    for pid in {"first": [process.process.pid], "second": children, "all": [process.process.pid, *children]}[to]:
+        os.kill(pid, signum)
     returncode, stderr = process.finish()
     assert returncode == 128 + signum
     assert re.fullmatch("To go on: .*\n", stderr)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert not any(map(is_running, children))
     stopped_at = last_step(tmp_path / "run")
     epochs = math.ceil((stopped_at + 1) / STEPS)
     for name, more in (("run", {"resume": "last"}), ("whole", {})):

@@ -161,29 +161,6 @@ def test_other_precisions_train(precision: str, tmp_path: Path, data_dir: Path, 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] > 0.5
 
 
-def test_three_devices_train_and_are_evaluated_as_one_is(tmp_path: Path, data_dir: Path, command: Command) -> None:
-    flags = ["--accelerator", "cpu", "--limit_train_batches", 20, "--max_epochs", 1, "--data_dir", data_dir]
-    for devices in (1, 3):  # the test images do not divide among three
-        more = [
-            "--batch_size",
-            99,
-            "--devices",
-            devices,
-            "--precision",
-            "64-true",
-            "--output_dir",
-            tmp_path,
-            "--run_name",
-            devices,
-        ]
-        finished = command("-m", "lit_mnist.train", *flags, *more)
-        assert (finished.returncode, finished.stderr) == (0, "")
-        assert finished.stdout.count("Results:") == 1
-    one, three = (json.loads((tmp_path / str(devices) / "summary.json").read_text()) for devices in (1, 3))
-    for key in ("test_loss", "test_accuracy", "test_images"):
-        assert one[key] == pytest.approx(three[key], rel=1e-6)
-
-
 def forbid(directory: Path, *modules: str) -> str:
     """Return a path for PYTHONPATH on which the named modules fail as soon as anybody imports them."""
     for module in modules:
