@@ -29,6 +29,7 @@ HINTS = {
     10: "the steps agree, the report does not: look at how batches are averaged over an epoch",
     11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
     12: "one device agrees, several do not: look at how batches, averages and test images are shared out",
+    13: "it agrees if nothing happens: look at what a checkpoint holds: m, v, t, place in the epoch, running sums",
 }
 
 
@@ -134,6 +135,8 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
             lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
         if not any(verdict.number == 12 for verdict in verdicts):
             lines.append("Rung 12 (several devices) was not run: --devices true runs it.")
+        if not any(verdict.number == 13 for verdict in verdicts):
+            lines.append("Rung 13 (killed and resumed) was not run: --resume true runs it.")
     else:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
         lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")

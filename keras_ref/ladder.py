@@ -127,6 +127,14 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterat
     yield from close("", ["history/loss", "history/accuracy", *tested, *steps], ours, theirs, exact)
 
 
+def same(ours: Arrays, whole: Arrays) -> Iterator[Comparison]:
+    """Rung 13: a training that was interrupted ends to the last bit as the one that was not."""
+    for name in ("loss", "accuracy", "probabilities", *whole):
+        if name in ("loss", "accuracy", "probabilities") or name.startswith(("weights", "adam", "history")):
+            apart, where = largest_difference(ours.get(name), whole[name])
+            yield Comparison(f"{name}{where}, interrupted or not", apart, 0)
+
+
 def distribution(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
     """Rung 11: the mean test accuracy and loss over seeds are equivalent: two one-sided t-tests (Welch), 5 % each.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from keras_ref.plan import RUNGS, STEPS_PER_EPOCH, Dtype, Verdict, climb
+from keras_ref.plan import FIRST_OPTIONAL, RUNGS, STEPS_PER_EPOCH, Dtype, Verdict, climb
 from keras_ref.workers import Workers
 from lit_mnist.cli import InputError, Seed, run
 
@@ -20,6 +20,7 @@ def parity(
     dtype: Dtype = "both",
     seeds: NonNegativeInt = 0,
     devices: bool = False,
+    resume: bool = False,
     mutants: bool = False,
     report: str | None = None,
     data_dir: str = "data",
@@ -32,27 +33,30 @@ def parity(
 
     Args:
         candidate: The port, a LightningModule, as package.module:Class (lit_mnist/recording.py says what it offers).
-        rungs: Numbers of the rungs to climb, as in [1,2,5]; null takes 1 to 10, 11 with --seeds, 12 with --devices.
+        rungs: Numbers of the rungs to climb, as in [1,2,5]; null takes 1 to 10, 11 with --seeds, 12 with --devices, 13
+            with --resume.
         steps: Length of the trajectory; the documented training has 6000.
         seed: Decides start weights and batches.
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
-        mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at rungs 1 to 10.
+        resume: Climb rung 13 as well: the training killed and gone on with.
+        mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at their rungs.
         report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
         data_dir: Where the data set is, or is to be put.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
-    optional = [number for number, asked_for in ((11, seeds), (12, devices)) if asked_for]
+    optional = [number for number, asked_for in ((11, seeds), (12, devices), (13, resume)) if asked_for]
     wanted = sorted(set(rungs or [*range(1, 11), *optional]))
     if not set(wanted) <= set(RUNGS):
-        raise InputError(f"--rungs {rungs}: expected numbers from 1 to 12")
+        raise InputError(f"--rungs {rungs}: expected numbers from 1 to 13")
     if steps > STEPS_PER_EPOCH and steps % STEPS_PER_EPOCH:
         raise InputError(f"--steps {steps}: expected at most {STEPS_PER_EPOCH}, or whole epochs of as many")
     if rungs == []:
-        raise InputError("--rungs []: expected numbers from 1 to 12; null takes the usual ones")
-    if (12 in wanted) != devices:
-        raise InputError(f"--devices {devices}: rung 12, and no other, goes with --devices true")
+        raise InputError("--rungs []: expected numbers from 1 to 13; null takes the usual ones")
+    for number, flag, value in ((12, "devices", devices), (13, "resume", resume)):
+        if (number in wanted) != value:
+            raise InputError(f"--{flag} {value}: rung {number}, and no other, goes with --{flag} true")
     if (11 in wanted) != (seeds > 0):
         raise InputError(f"--seeds {seeds}: rung 11 takes the results of at least 2 seeds, best 20; no other rung does")
     if seeds == 1:
@@ -89,7 +93,7 @@ def parity(
             display.print(progress_line(verdict))
             if not verdict.holds:
                 break
-        for mutant in catch(workers) if mutants else ():
+        for mutant in catch(workers, {*range(1, FIRST_OPTIONAL), *wanted}) if mutants else ():
             caught.append(mutant)
             display.print(caught_line(mutant))
         said = conclusion(verdicts, caught, candidate, steps)

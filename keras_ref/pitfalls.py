@@ -3,10 +3,10 @@
 Neither framework is imported here; the code of a mistake and its entry here have the same name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from keras_ref.plan import Verdict, climb
+from keras_ref.plan import FIRST_OPTIONAL, Verdict, climb
 from keras_ref.workers import Workers
 
 STEPS = 60  # of the trajectory, enough for each of them
@@ -165,6 +165,30 @@ PITFALLS = {
         "the test set padded with images counted twice, as `DistributedSampler` does where it does not divide",
         "share the images out unevenly, and sum over devices",
     ),
+    "MomentsForgotten": Pitfall(
+        13,
+        "1 device: short: loss[11]",
+        "a resumed training begins with Adam's m and v at zero: only the weights were saved",
+        "save the optimizer's state too: `trainer.save_checkpoint`, not `torch.save(model.state_dict())`",
+    ),
+    "StepsForgotten": Pitfall(
+        13,
+        "1 device: short: loss[11]",
+        "a resumed training counts Adam's steps from zero: its bias correction begins anew",
+        "keep what an optimizer counts in its `state` or `param_groups`, which a checkpoint holds",
+    ),
+    "EpochFromItsStart": Pitfall(
+        13,
+        "1 device: short: loss[10]",
+        "a training that is resumed within an epoch sees the first batches of it again",
+        "give the loader `state_dict` and `load_state_dict`, which Lightning calls",
+    ),
+    "AveragesForgotten": Pitfall(
+        13,
+        "1 device: short: history/loss",
+        "the report of a resumed epoch covers the batches after the interruption alone",
+        "put the running sums into the checkpoint",
+    ),
 }
 
 
@@ -183,11 +207,14 @@ class Caught:
         return self.rung == PITFALLS[self.name].rung and PITFALLS[self.name].named in self.what
 
 
-def catch(workers: Workers) -> Iterator[Caught]:
-    """Climb rungs 1 to 10 in float64 with every mistake that one of them has to stop."""
+def catch(workers: Workers, rungs: Collection[int]) -> Iterator[Caught]:
+    """Climb in float64 with every mistake that one of the rungs has to stop: the usual rungs, or the optional one."""
     for name, pitfall in PITFALLS.items():
-        if pitfall.rung < 11:
-            yield caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), range(1, 11), STEPS, dtype="float64"))
+        if pitfall.rung in rungs:
+            usual = range(1, FIRST_OPTIONAL)
+            its_own = usual if pitfall.rung in usual else [pitfall.rung]
+            port = workers.of(f"lit_mnist.mutants:{name}")
+            yield caught(name, climb(port, its_own, STEPS, dtype="float64", seeds=2))
 
 
 def caught(name: str, verdicts: Iterator[Verdict]) -> Caught:

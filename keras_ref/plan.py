@@ -27,8 +27,11 @@ RUNGS = {  # name, what is compared
     10: ("history", "loss and accuracy as reported for each epoch and for the test images"),
     11: ("distribution", "test accuracy and loss over seeds: 90 % interval of the difference of means"),
     12: ("devices", "training on 2, 3 and 4 CPU processes against Keras on one"),
+    13: ("resume", "killed within an epoch and gone on with, on 1, 2 and 3 CPU processes, against Keras on one"),
 }
+FIRST_OPTIONAL = 11  # from here on, a rung is climbed if it is asked for
 DEVICES = ((2, "short"), (3, "thirds"), (4, "short"), (2, "long"), (4, "long"))
+RESUMED = ((1, "short"), (2, "short"), (3, "thirds"), (1, "long"), (2, "long"))
 BATCH_SIZE = 100
 STEPS_PER_EPOCH = 600
 STEPS = 6_000  # of the documented training
@@ -65,7 +68,7 @@ def climb(
 
     Args:
         workers: who records.
-        rungs: numbers from 1 to 12.
+        rungs: numbers from 1 to 13.
         steps: of the trajectory.
         seed: decides start weights and batches.
         dtype: of the trainings.
@@ -90,6 +93,8 @@ def climb(
         yield Verdict(11, "float32", tuple(ladder.distribution(workers.results("ours", seeds), recorded()["keras"])))
     if 12 in rungs:
         yield Verdict(12, "float64", tuple(plan.devices()))
+    if 13 in rungs:
+        yield Verdict(13, "float64", tuple(plan.resumed()))
 
 
 class Plan:
@@ -120,8 +125,7 @@ class Plan:
         for training in trainings:
             ours, theirs = self.trace(training, dtype)
             exact = None if dtype == "float64" else self.workers.theirs(self.inputs(training, "float64"))
-            for found in comparison(ours, theirs, exact):
-                yield replace(found, what=f"{training}: {found.what}")
+            yield from named(training, comparison(ours, theirs, exact))
 
     def weight_transfer(self, dtype: str) -> Iterator[Comparison]:
         inputs = self.inputs("cases", dtype)
@@ -166,15 +170,31 @@ class Plan:
         """Compare our training on several devices with Keras' on one, in float64, up to the first that differs."""
         for devices, training in DEVICES:
             inputs = self.inputs(training, "float64")
-            theirs = self.workers.theirs(inputs)
-            ours = self.workers.on_devices(inputs, devices)
-            holds = True
-            for comparison in (ladder.trajectory, ladder.history):
-                for found in comparison(ours, theirs):
-                    holds = holds and found.holds
-                    yield replace(found, what=f"{devices} devices: {training}: {found.what}")
-            if not holds:
+            found = self._compare_with_keras(inputs, self.workers.on_devices(inputs, devices))
+            yield from named(f"{devices} devices: {training}", found)
+            if not all(one.holds for one in found):
                 return
+
+    def resumed(self) -> Iterator[Comparison]:
+        """Compare trainings that were killed within an epoch with Keras', and to the bit with those that were not."""
+        for devices, training in RESUMED:
+            inputs = self.inputs(training, "float64")
+            ours = self.workers.on_devices(inputs, devices, kill_after=len(inputs.batches) * 5 // 9)
+            found = self._compare_with_keras(inputs, ours)
+            if all(one.holds for one in found):
+                found += ladder.same(ours, self.workers.on_devices(inputs, devices))
+            yield from named(f"{devices} device{'s' * (devices > 1)}: {training}", found)
+            if not all(one.holds for one in found):
+                return
+
+    def _compare_with_keras(self, inputs: TraceInputs, ours: Arrays) -> list[Comparison]:
+        theirs = self.workers.theirs(inputs)
+        return [*ladder.trajectory(ours, theirs), *ladder.history(ours, theirs)]
+
+
+def named(training: str, found: Iterable[Comparison]) -> Iterator[Comparison]:
+    """Put before each comparison of which training it is."""
+    return (replace(one, what=f"{training}: {one.what}") for one in found)
 
 
 def rows(images: np.ndarray, batch_size: int) -> np.ndarray:

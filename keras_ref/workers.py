@@ -23,6 +23,7 @@ from lit_mnist.trace_files import TraceInputs, digest, read_arrays
 
 Side = Literal["ours", "theirs"]
 MODULES: dict[Side, str] = {"ours": "lit_mnist.worker", "theirs": "keras_ref.worker"}
+SILENCE = 600  # seconds without a word from any worker after which it is taken for stuck; 50 steps take one or two
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 # Of processes side by side, each has a core to itself: the threads of both would wait for one another.
 ONE_THREAD_EACH = dict.fromkeys(THREAD_COUNTS, "1")
@@ -162,45 +163,57 @@ class Workers:
         """The record of a training in Keras."""
         return self.do([self.trace("theirs", inputs)], doing)[0]
 
-    def on_devices(self, inputs: TraceInputs, devices: int) -> Arrays:
-        """The record of our training by several processes together, which are started for it."""
+    def on_devices(self, inputs: TraceInputs, devices: int, kill_after: int | None = None) -> Arrays:
+        """The record of our training by several processes together, which are started for it.
+
+        Args:
+            inputs: the training.
+            devices: how many processes; 1 trains in one that is started for it, too.
+            kill_after: the step after which they kill themselves; others then go on from the checkpoint left behind.
+        """
         trace = self.trace("ours", inputs)
-        job = replace(trace, name=f"trace on {devices} devices")
+        killed = f", killed after step {kill_after}" if kill_after else ""
+        job = replace(trace, name=f"trace on {devices} devices{killed}")
         if job not in self.done["ours"]:
             self.tell("ours", job.name, 0, 0)
-            flags = {**dict(trace.arguments), "output": self._output(job), "devices": devices}
-            command = [
-                "-m",
-                "lit_mnist.trace",
-                *(str(x) for name, value in flags.items() for x in (f"--{name}", value)),
-            ]
-            log = self.directory / f"{devices}-devices.log"
-            self._run_to_end([sys.executable, *command], log, seconds=300 + len(inputs.batches))
+            output = self._output(job)
+            flags = {**dict(trace.arguments), "output": output, "devices": devices}
+            seconds = 300.0 + len(inputs.batches)
+            if kill_after:
+                flags |= {"checkpoint": output.with_suffix(".ckpt")}
+                self._run_to_end(flags | {"kill_after": kill_after}, seconds, code=-signal.SIGKILL)
+            self._run_to_end(flags, seconds)
             self.done["ours"][job] = self._read(job)
         return self.done["ours"][job]
 
-    def _run_to_end(self, command: list[str], log: Path, seconds: float) -> None:
-        """Run a command that starts processes of its own; none of them stays behind.
+    def _run_to_end(self, flags: dict[str, Any], seconds: float, code: int = 0) -> None:
+        """Run `lit_mnist.trace`, which starts processes of its own; none of them stays behind.
 
         Raises:
-            InputError: if it ends with another code than 0, or not in time.
+            InputError: if it ends with another code, or not in time.
         """
+        command = ["lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
+        log = self.directory / "trace.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=file, env=os.environ | ONE_THREAD_EACH, start_new_session=True
+                [sys.executable, "-m", *command],
+                stdout=file,
+                stderr=file,
+                env=os.environ | ONE_THREAD_EACH,
+                start_new_session=True,
             )
         self.groups.append(process.pid)
         try:
-            code = process.wait(seconds)
+            ended = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise InputError(f"{command[2]} did not end within {seconds:.0f} s") from error
+            raise InputError(f"{command[0]} did not end within {seconds:.0f} s") from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             self.groups.remove(process.pid)
-        if code != 0:
-            raise InputError(f"{command[2]} ended with code {code}: {last_line(log)}")
+        if ended != code:
+            raise InputError(f"{command[0]} ended with code {ended}: {last_line(log)}")
 
     def saved(self, inputs: TraceInputs) -> dict[str, Path]:
         """Files in which Keras saved the model with the weights of a training, by kind."""
@@ -248,7 +261,11 @@ class Workers:
                             worker.start(job, self._output(job))
                             busy.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
                             self.tell(job.side, doing or job.name, 0, 0)
-                    for ready, _ in busy.select():
+                    answers = busy.select(SILENCE)
+                    if not answers:
+                        names = " and ".join(MODULES[key.data.side] for key in busy.get_map().values())
+                        raise InputError(f"{names}: nothing heard for {SILENCE} s; is the candidate waiting?")
+                    for ready, _ in answers:
                         worker = ready.data
                         message = worker.answer()
                         if "done" in message:

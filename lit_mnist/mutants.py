@@ -319,6 +319,29 @@ class PaddedEvaluation(LitMNIST):
             return batches
 
 
+class MomentsForgotten(LitMNIST):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["optimizer_states"][0]["state"] = {}
+
+
+class StepsForgotten(LitMNIST):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["optimizer_states"][0]["param_groups"][0]["t"] = 0
+
+
+class EpochFromItsStart(LitMNIST):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["batches"] = 0
+
+
+class AveragesForgotten(LitMNIST):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        pass
+
+
 # Correct ports, written differently
 
 

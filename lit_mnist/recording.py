@@ -17,6 +17,8 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 
 import importlib
 import json
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,25 @@ from lit_mnist.train import predict_test_images
 LAYERS = ("conv", "pool", "flatten", "hidden", "output")
 
 
-def record(given: TraceInputs, candidate: str, tell: Tell | None = None, devices: int = 1) -> dict[str, np.ndarray]:
+def record(
+    given: TraceInputs,
+    candidate: str,
+    tell: Tell | None = None,
+    devices: int = 1,
+    checkpoint: Path | None = None,
+    kill_after: int | None = None,
+) -> dict[str, np.ndarray]:
     """Train as given and return all that was recorded, keyed as in a trace's output file.
 
     On several devices, every one of their processes returns the same; activations are recorded on one alone.
+
+    Args:
+        given: the training.
+        candidate: as package.module:Class.
+        tell: called with the steps done and their number.
+        devices: processes on the CPU.
+        checkpoint: file of Lightning's, to go on from if it is there; it holds what was recorded of each step, too.
+        kill_after: the step after which to write it and to end by SIGKILL.
 
     Raises:
         InputError: if there is no such candidate, or it lacks something named above.
@@ -56,14 +73,15 @@ def record(given: TraceInputs, candidate: str, tell: Tell | None = None, devices
     layout.load(given.weights)
 
     data = given_batches(given, data_module(type(module)))
-    recorder = Recorder(given, layout)
+    recorder = Recorder(given, layout, checkpoint, kill_after)
     precision = "64-true" if given.dtype == "float64" else "32-true"
     trainer = make_trainer(given.epochs, tell, precision, recorder, devices=devices)
     data.prepare_data()
     data.setup()
     check_rows(given, len(data.train), devices)
     loaded = layout.keyed("loaded", layout.parameters)
-    trainer.fit(module, data)
+    # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None, weights_only=False)
     recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
     return recorder.finished(trainer.strategy) | {
         **reported_test(trainer, module, data),
@@ -314,9 +332,12 @@ class Reports(Checkpoint):
 class Recorder(Reports):
     """Keep the loss and the accuracy of every batch before its update, each epoch's report, and more where asked."""
 
-    def __init__(self, given: TraceInputs, layout: Layout) -> None:
+    def __init__(
+        self, given: TraceInputs, layout: Layout, checkpoint: Path | None = None, kill_after: int | None = None
+    ) -> None:
         super().__init__()
         self.layout = layout
+        self.checkpoint, self.kill_after = checkpoint, kill_after
         self.record_at = set(given.record_at.tolist())
         self.recorded: dict[str, np.ndarray] = {}
         # Numbers, not tensors: thousands of small tensors that stay leave holes of gigabytes in the memory.
@@ -326,6 +347,16 @@ class Recorder(Reports):
     @property
     def step(self) -> int:
         return len(self.losses)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        own = torch.tensor([self.losses, self.accuracies], dtype=torch.float64)
+        everyone = own.new_zeros(trainer.world_size, *own.shape)  # each process has those of its share of the batches
+        everyone[trainer.global_rank] = own
+        checkpoint["recorded"] = {"steps": trainer.strategy.reduce(everyone, reduce_op="sum"), "epochs": self.epochs}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.losses, self.accuracies = checkpoint["recorded"]["steps"][trainer.global_rank].tolist()
+        self.epochs = checkpoint["recorded"]["epochs"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -357,6 +388,10 @@ class Recorder(Reports):
         if not outputs:
             raise InputError("--candidate: training_step returned no loss")
         self.losses.append(outputs["loss"].item())
+        if self.step == self.kill_after:
+            assert self.checkpoint is not None
+            trainer.save_checkpoint(self.checkpoint)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:
         history = self.arrays("train_loss", "train_accuracy")

@@ -77,7 +77,7 @@ def wait_for_a_child(process: Process) -> list[int]:
     return children
 
 
-@pytest.mark.parametrize("devices", [2, 3, pytest.param(4, marks=pytest.mark.slow), pytest.param(7)])
+@pytest.mark.parametrize("devices", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4, 7))])
 def test_every_metric_is_the_same_on_any_number_of_devices(
     devices: int, flags: Flags, one: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +96,7 @@ def test_torchrun_starts_them_too(flags: Flags, one: Path, tmp_path: Path) -> No
     assert_same_results(tmp_path / "run", one)
 
 
+@pytest.mark.slow
 def test_they_train_together_or_not_at_all(flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 1}
     process = Process(flags, TORCHRUN, "--master_port", str(free_port()), "--nproc_per_node", "2")
@@ -114,6 +115,7 @@ def test_two_nodes_train_as_one_device(flags: Flags, one: Path, tmp_path: Path) 
     assert_same_results(tmp_path / "run", one)
 
 
+@pytest.mark.slow
 def test_under_slurm_each_task_is_a_process(flags: Flags, one: Path, tmp_path: Path) -> None:
     """Without SLURM: what srun sets for two tasks on a machine."""
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2}
@@ -125,7 +127,7 @@ def test_under_slurm_each_task_is_a_process(flags: Flags, one: Path, tmp_path: P
     assert_same_results(tmp_path / "run", one)
 
 
-@pytest.mark.parametrize("lost", ["first", "second"])
+@pytest.mark.parametrize("lost", [pytest.param("first", marks=pytest.mark.slow), "second"])
 def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(
     lost: str, flags: Flags, one: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_port_that_is_taken_is_an_error(port: int, flags: Flags, tmp_path: Pat
     assert not any(map(is_running, children))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "says"), [("0", "waiting for clients"), ("1", "timed out after 3000ms")])
 def test_a_node_that_waits_for_the_other_in_vain_ends(rank: str, says: str, flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2, "num_nodes": 2, "timeout": 3}
@@ -174,7 +177,9 @@ def test_a_node_that_waits_for_the_other_in_vain_ends(rank: str, says: str, flag
     assert not any(map(is_running, children))
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_waiting(signum: int, code: int, flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2, "num_nodes": 2}
     process = Process(flags, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), NODE_RANK="0")

@@ -45,14 +45,24 @@ def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> Non
     assert mutant.as_predicted, mutant
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", [12, 13])
+def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, workers: Workers) -> None:
+    (verdict,) = climb(workers, [rung], STEPS)
+    assert verdict.holds, verdict.shown
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param("LitMNIST", marks=pytest.mark.slow), "BatchSizePerDevice", "PaddedEvaluation"]
+    "name",
+    [
+        name if name in ("BatchSizePerDevice", "AveragesForgotten") else pytest.param(name, marks=pytest.mark.slow)
+        for name, pitfall in PITFALLS.items()
+        if pitfall.rung > 11
+    ],
 )
-def test_several_devices_train_as_one_unless_they_share_wrongly(name: str, workers: Workers) -> None:
-    module = "lit_mnist" if name == "LitMNIST" else "lit_mnist.mutants"
-    candidate = workers.of(f"{module}:{name}")
-    mutant = caught(name, climb(candidate, [12], STEPS))
-    assert mutant.rung == 0 if name == "LitMNIST" else mutant.as_predicted, mutant
+def test_what_changes_it_is_noticed(name: str, workers: Workers) -> None:
+    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), [PITFALLS[name].rung], STEPS))
+    assert mutant.as_predicted, mutant
 
 
 def test_every_rung_has_a_mutant_that_it_stops() -> None:

@@ -56,6 +56,6 @@ def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
     for name, pitfall in PITFALLS.items():
         (row,) = (line for line in README.splitlines() if line.startswith(f"| {pitfall.rung} | {pitfall.mistake} |"))
         lost = accuracy_lost(name)
-        assert (lost is None) == (pitfall.rung == 12)  # a mistake of several devices is none on one
+        assert (lost is None) == (pitfall.rung > 11)  # mistakes of several devices or of resuming
         lost = "" if lost is None else f"{round(100 * lost, 2) + 0.0:.2f}"
         assert row.endswith(f"| {lost} | {pitfall.right} |")

@@ -171,7 +171,7 @@ def test_the_table_of_the_terminal_has_a_row_a_rung() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--rungs", "[13]"], "numbers from 1 to"),
+        (["--rungs", "[14]"], "numbers from 1 to"),
         (["--rungs", "[11]"], "--seeds 0"),
         (["--seeds", 1], "--seeds 1"),
         (["--rungs", "[]"], "--rungs []"),
