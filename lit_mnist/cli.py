@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
@@ -45,8 +45,13 @@ def run(function: Callable[..., Any], prog: str) -> None:
         prog: how the command is called, as in "python -m lit_mnist.train".
     """
 
+    types = get_type_hints(function)
+
     @functools.wraps(function)
     def with_plain_numbers(**flags: Any) -> Any:
+        for name, value in flags.items():  # in a file, jsonargparse takes null for anything
+            if value is None and type(None) not in get_args(types[name]):
+                raise InputError(f"--{name} null: expected a value; leave it out for the default")
         return function(**{name: _plain(value) for name, value in flags.items()})
 
     Interruption().listen()

@@ -1,5 +1,7 @@
 """What several test files need: the data set, and the commands run as a user runs them."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -124,3 +126,12 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def results(run: Path) -> dict[str, float]:
+    """Every number that a run reports, but for the seconds."""
+    summary = json.loads((run / "summary.json").read_text())
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    del numbers["train_seconds"]
+    return numbers | {f"{name} {row['epoch']}": float(value) for row in rows for name, value in row.items()}

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_trainer
+from torch.utils.data import TensorDataset
 
 from keras_ref.data import SHA256 as MNIST_SHA256
 from keras_ref.data import load_data
 from keras_ref.ladder import Arrays
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.cli import InputError
-from lit_mnist.data import Batches, one_hot, read_split, scale_pixels, stratified_sample
+from lit_mnist.data import Batches, on_device, one_hot, read_split, scale_pixels, stratified_sample
 from lit_mnist.mnist_files import UNPACKED_MD5, dataset_digest, prepare_files
 from lit_mnist.trace_files import digest
 
@@ -263,6 +264,23 @@ def test_devices_together_see_each_batch_of_one_device(count: int, batch_size: i
     for batch, parts in zip(alone, together, strict=True):
         assert sorted(torch.cat(parts).tolist()) == sorted(batch.tolist())
     assert sorted(torch.cat(list(alone)).tolist()) == indices.tolist()
+
+
+def test_images_go_to_a_gpu_only_if_they_take_at_most_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = TensorDataset(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    assert on_device(dataset, torch.device("cpu")) is dataset
+    size = 10 * (28 * 28 + 8)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2 * size - 1, 10 * size))
+    assert on_device(dataset, torch.device("cuda")) is dataset
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2 * size, 10 * size))
+    monkeypatch.setattr("torch.Tensor.to", lambda tensor, device: tensor + device.type.count("cuda"))  # there is none
+    assert all(tensor.all() for tensor in on_device(dataset, torch.device("cuda")).tensors)
+
+
+def test_indices_are_made_where_the_images_are() -> None:
+    batches = Batches(np.arange(10), 3)
+    batches.device = torch.device("meta")
+    assert [batch.device.type for batch in batches] == ["meta"] * 4
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:

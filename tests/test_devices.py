@@ -1,7 +1,5 @@
 """Several devices train and count as one does, however they are started, and end in bounded time when one is lost."""
 
-import csv
-import json
 import os
 import re
 import signal
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Flags, Process, checkpoints, is_running
+from conftest import Flags, Process, checkpoints, is_running, results
 
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
@@ -52,15 +50,6 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-def results(run: Path) -> dict[str, float]:
-    """Every number that a run reports, but for the seconds."""
-    summary = json.loads((run / "summary.json").read_text())
-    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-    del numbers["train_seconds"]
-    return numbers | {f"{name} {row['epoch']}": float(value) for row in rows for name, value in row.items()}
 
 
 def assert_same_results(run: Path, one: Path) -> None:
