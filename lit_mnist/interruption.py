@@ -1,11 +1,18 @@
-"""SIGTERM and Ctrl-C: end at once with the right exit code, or where the training can be taken up again."""
+"""How a training ends before its time: a signal, a full disk, a lost process. In one line, and where it can go on."""
 
+import contextlib
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightning as L
 
 FIRST_PROCESS = "LIT_MNIST_FIRST_PROCESS"  # environment variable: the process that started this one to train with it
 END = b"\0"  # no signal has this number
@@ -107,3 +114,52 @@ def end_with_first_process() -> None:
 
     if first is not None:
         threading.Thread(target=watch, daemon=True, name="first-process").start()
+
+
+@contextlib.contextmanager
+def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
+    """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line."""
+
+    import torch.distributed
+
+    def end_others() -> None:
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+            for process in launcher.procs:
+                process.wait()
+            launcher.procs.clear()  # else Lightning, which watches them, would kill this process, too
+
+    interruption.end_others = end_others
+    os.environ[FIRST_PROCESS] = str(os.getpid())  # for those that Lightning starts
+    try:
+        yield
+    except StoppedError as stopped:
+        if not trainer.is_global_zero:
+            sys.exit(0)  # at any other code, Lightning kills the first process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in getattr(trainer.strategy.launcher, "procs", []):
+                process.wait(timeout=10)  # who goes on at once finds them gone
+        end_others()
+        sys.stderr.write(interruption.last_words)
+        sys.exit(stopped.exit_code)
+    except OSError:
+        end_others()
+        raise
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        end_others()
+        if trainer.local_rank > 0:
+            sys.exit(1)  # the first process of the machine tells
+        raise ConnectionError(
+            f"not all {trainer.world_size} processes can be reached, or one has ended ({_reason(error)}); "
+            f"look at the others, and at MASTER_ADDR and MASTER_PORT. {interruption.last_words.rstrip()}"
+        ) from error
+    finally:
+        os.environ.pop(FIRST_PROCESS, None)
+
+
+def _reason(error: Exception) -> str:
+    line = str(error).partition("\n")[0].partition(" This is typically")[0]
+    return re.sub(r"^\[\S+\] ", "", line).rstrip(".")  # without the place in gloo's source

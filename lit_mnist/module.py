@@ -89,7 +89,7 @@ class LitMNIST(L.LightningModule):
         if self._trainer is None:
             return  # saved before any training
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
-        own = self.train_averages.sums()
+        own = self.train_averages.sums().to(self.device)
         rows = own.new_zeros(self.trainer.world_size, 3)
         rows[self.global_rank] = own
         checkpoint["train_averages"] = self.trainer.strategy.reduce(rows, reduce_op="sum").cpu()
@@ -108,7 +108,7 @@ class LitMNIST(L.LightningModule):
     def _log_epoch(self, stage: str, averages: "Averages") -> None:
         # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
         # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
-        loss, correct, images = self.trainer.strategy.reduce(averages.sums(), reduce_op="sum").unbind()
+        loss, correct, images = self.trainer.strategy.reduce(averages.sums().to(self.device), reduce_op="sum").unbind()
         self.log_dict(  # tensors: Lightning would round numbers to 32 bits
             {f"{stage}_loss": loss / images, f"{stage}_accuracy": correct / images},
             on_step=False,

@@ -3,13 +3,8 @@
 import contextlib
 import functools
 import os
-import re
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from lit_mnist.cli import InputError, LearningRate, Seed, run
-from lit_mnist.interruption import FIRST_PROCESS, Interruption, StoppedError, end_with_first_process
+from lit_mnist.interruption import Interruption, end_with_first_process, told_ends
 from lit_mnist.run_directory import (
     continue_run_directory,
     create_run_directory,
@@ -253,55 +248,6 @@ def train(
                 write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
                 console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
         return summary
-
-
-@contextlib.contextmanager
-def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
-    """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line."""
-
-    import torch.distributed
-
-    def end_others() -> None:
-        launcher: Any = trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.SIGKILL)
-            for process in launcher.procs:
-                process.wait()
-            launcher.procs.clear()  # else Lightning, which watches them, would kill this process, too
-
-    interruption.end_others = end_others
-    os.environ[FIRST_PROCESS] = str(os.getpid())  # for those that Lightning starts
-    try:
-        yield
-    except StoppedError as stopped:
-        if not trainer.is_global_zero:
-            sys.exit(0)  # at any other code, Lightning kills the first process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            for process in getattr(trainer.strategy.launcher, "procs", []):
-                process.wait(timeout=10)  # who goes on at once finds them gone
-        end_others()
-        sys.stderr.write(interruption.last_words)
-        sys.exit(stopped.exit_code)
-    except OSError:
-        end_others()
-        raise
-    except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
-            raise
-        end_others()
-        if trainer.local_rank > 0:
-            sys.exit(1)  # the first process of the machine tells
-        raise ConnectionError(
-            f"not all {trainer.world_size} processes can be reached, or one has ended ({_reason(error)}); "
-            f"look at the others, and at MASTER_ADDR and MASTER_PORT. {interruption.last_words.rstrip()}"
-        ) from error
-    finally:
-        os.environ.pop(FIRST_PROCESS, None)
-
-
-def _reason(error: Exception) -> str:
-    line = str(error).partition("\n")[0].partition(" This is typically")[0]
-    return re.sub(r"^\[\S+\] ", "", line).rstrip(".")  # without the place in gloo's source
 
 
 def resume_command(run_directory: Path) -> str:
