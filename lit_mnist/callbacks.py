@@ -60,10 +60,10 @@ class EpochResults(L.Callback):
         row = {"epoch": trainer.current_epoch + 1} | {name: metrics[name].item() for name in COLUMNS if name in metrics}
         self.rows.append(row)
         if trainer.is_global_zero:
-            line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
-            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
             if self.run_directory is not None:
                 write_metrics(self.run_directory, self.rows)
+            line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     @staticmethod
     def _line(row: dict[str, float], epochs: int | None, seconds: float) -> str:
@@ -122,8 +122,6 @@ def silence_lightning() -> None:
     """Turn off what Lightning says that the user of the command can do nothing about, adverts included."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # That a process has ended, and the others with it.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # Without --validation_images there are no validation batches, on purpose.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
     # The batches are taken from memory; a worker process would only copy them once more.

@@ -19,7 +19,7 @@ from lit_mnist.callbacks import COLUMNS
 from lit_mnist.cli import InputError
 from lit_mnist.interruption import Interruption, StoppedError
 from lit_mnist.module import LitMNIST
-from lit_mnist.run_directory import is_first_process, write_file
+from lit_mnist.run_directory import write_file
 
 LARGEST_FILE = 2**26  # bytes; ours take 2 to 4 million
 MEMBER = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/\S+)")
@@ -126,7 +126,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def choose_checkpoint(
-    resume: str, directory: Path, read: Callable[[Path], dict[str, Any]]
+    resume: str, directory: Path, read: Callable[[Path], dict[str, Any]], tell: bool = True
 ) -> tuple[Path, dict[str, Any]] | None:
     """Return the checkpoint to go on from, path and content; None if the run was killed before it had written any.
 
@@ -134,6 +134,7 @@ def choose_checkpoint(
         resume: a path, or "last" for the checkpoint with the most steps that is usable; others are reported.
         directory: where to look for the last.
         read: returns the content of one, or raises UnusableCheckpointError.
+        tell: whether this process says which it has passed over.
 
     Raises:
         InputError: if there are checkpoints, but none is usable, or not with these settings.
@@ -145,7 +146,7 @@ def choose_checkpoint(
         try:
             return path, read(path)
         except UnusableCheckpointError as error:
-            if is_first_process():
+            if tell:
                 print(f"Passed over {error}", file=sys.stderr)
     if any(not path.name.startswith(".") for path in directory.iterdir()):  # other than what a killed save leaves
         raise InputError(f"--resume last: no checkpoint in {directory} is usable; start a new run")

@@ -6,6 +6,7 @@ Light on purpose: `--help` and a mistyped flag are answered before torch or Tens
 import functools
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from lit_mnist.interruption import Interruption
 if TYPE_CHECKING:
     LearningRate = float
     Seed = int
+    Seconds = int
 else:
     LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e6)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and torch's generators take
+    Seconds = restricted_number_type("Seconds", int, [(">", 0), ("<=", 10**7)])  # what C++ can count in nanoseconds
 
 
 class InputError(Exception):
@@ -52,9 +55,12 @@ def run(function: Callable[..., Any], prog: str) -> None:
         for name, value in flags.items():  # in a file, jsonargparse takes null for anything
             if value is None and type(None) not in get_args(types[name]):
                 raise InputError(f"--{name} null: expected a value; leave it out for the default")
+            if isinstance(value, str) and "\0" in value:
+                raise InputError(f"--{name} {value!r}: expected a text without NUL")
         return function(**{name: _plain(value) for name, value in flags.items()})
 
     Interruption().listen()
+    _ignore_environment()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
     description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
@@ -76,6 +82,13 @@ def run(function: Callable[..., Any], prog: str) -> None:
         sys.exit(1)
     if isinstance(result, int):
         sys.exit(result)
+
+
+def _ignore_environment() -> None:
+    """Forget the variables that would change what a command does without a flag of it saying so."""
+    for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # defaults for Lightning's Trainer
+        del os.environ[name]
+    os.environ["MPLBACKEND"] = "agg"  # figures are files here, and a wrong name stops the import
 
 
 def _plain(value: Any) -> Any:

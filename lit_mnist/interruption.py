@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import lightning as L
 
 FIRST_PROCESS = "LIT_MNIST_FIRST_PROCESS"  # environment variable: the process that started this one to train with it
+SHOW_CURSOR = b"\x1b[?25h"
 END = b"\0"  # no signal has this number
 
 
@@ -99,6 +100,9 @@ class Interruption:
 
     def _end(self, signum: int) -> None:
         self.end_others()
+        with contextlib.suppress(OSError):
+            if os.isatty(1):
+                os.write(1, SHOW_CURSOR)  # a progress bar has hidden it
         os.write(2, self.last_words.encode(errors="backslashreplace"))
         os._exit(128 + signum)
 
@@ -118,9 +122,27 @@ def end_with_first_process() -> None:
 
 @contextlib.contextmanager
 def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
-    """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line."""
+    """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line.
 
+    Raises:
+        OSError: of a full disk, or a `ConnectionError` if a process is lost.
+    """
     import torch.distributed
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    started_by_another = FIRST_PROCESS in os.environ
+    os.environ[FIRST_PROCESS] = str(os.getpid())  # for those that Lightning starts
+    telling = threading.Lock()
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    # Of the processes on a machine the first one tells, if there must be one.
+    tells = trainer.local_rank == 0 or (isinstance(environment, LightningEnvironment) and not started_by_another)
+
+    def lost(reason: str) -> str:
+        return (
+            f"not all {trainer.world_size} processes can be reached, or one has ended ({reason}); "
+            f"look at the others, and at MASTER_ADDR and MASTER_PORT. {interruption.last_words.rstrip()}"
+        )
 
     def end_others() -> None:
         launcher: Any = trainer.strategy.launcher
@@ -128,35 +150,49 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None
             launcher.kill(signal.SIGKILL)
             for process in launcher.procs:
                 process.wait()
-            launcher.procs.clear()  # else Lightning, which watches them, would kill this process, too
 
+    def watch(processes: list[subprocess.Popen]) -> None:
+        while not any(process.poll() for process in processes):
+            time.sleep(0.5)
+        time.sleep(2)  # in most places, this process notices by itself, and knows better why
+        telling.acquire()
+        code = next(process.returncode for process in processes if process.returncode)
+        end_others()
+        sys.stderr.write(f"error: {lost(f'one of them with code {code}')}\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    def observe(processes: list[subprocess.Popen]) -> None:
+        threading.Thread(target=watch, args=(processes,), daemon=True, name="watch").start()
+
+    # In place of Lightning's (2.6.6), which kills this process, too, without a word.
+    name = "_launch_process_observer"
+    earlier = getattr(subprocess_script, name)
+    setattr(subprocess_script, name, observe)
     interruption.end_others = end_others
-    os.environ[FIRST_PROCESS] = str(os.getpid())  # for those that Lightning starts
     try:
         yield
-    except StoppedError as stopped:
-        if not trainer.is_global_zero:
-            sys.exit(0)  # at any other code, Lightning kills the first process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            for process in getattr(trainer.strategy.launcher, "procs", []):
-                process.wait(timeout=10)  # who goes on at once finds them gone
+    except BaseException as error:
+        telling.acquire()  # the thread that watches, if it was quicker, ends this process
+        if isinstance(error, StoppedError):
+            if not trainer.is_global_zero:
+                sys.exit(0)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                for process in getattr(trainer.strategy.launcher, "procs", []):
+                    process.wait(timeout=10)  # who goes on at once finds them gone
+            end_others()
+            sys.stderr.write(interruption.last_words)
+            sys.exit(error.exit_code)
         end_others()
-        sys.stderr.write(interruption.last_words)
-        sys.exit(stopped.exit_code)
-    except OSError:
-        end_others()
+        if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            if not tells:
+                sys.exit(1)
+            raise ConnectionError(lost(_reason(error))) from error
         raise
-    except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
-            raise
-        end_others()
-        if trainer.local_rank > 0:
-            sys.exit(1)  # the first process of the machine tells
-        raise ConnectionError(
-            f"not all {trainer.world_size} processes can be reached, or one has ended ({_reason(error)}); "
-            f"look at the others, and at MASTER_ADDR and MASTER_PORT. {interruption.last_words.rstrip()}"
-        ) from error
+    else:
+        telling.acquire()  # whatever happens to the others now changes nothing
     finally:
+        setattr(subprocess_script, name, earlier)
         os.environ.pop(FIRST_PROCESS, None)
 
 

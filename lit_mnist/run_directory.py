@@ -42,17 +42,35 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
     run_directory = _run_path(output_dir, name)
     try:
         # The others may find it made already.
-        if is_first_process() and run_directory.exists():
+        if may_be_first_process() and run_directory.exists():
             raise InputError(f"{run_directory}: {TAKEN}")
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
     return run_directory
 
 
-def is_first_process() -> bool:
-    """Say whether this is the first process of several, which alone writes, or the only one."""
+def may_be_first_process() -> bool:
+    """Say whether this may be the first process of several, which alone writes; Lightning's Trainer knows for sure."""
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(rank, "0") == "0" for rank in ranks)
+
+
+def check_environment() -> None:
+    """Make sure that what tells processes of one another is readable, whoever has set it.
+
+    Raises:
+        InputError: names the first variable that is not a number, or is missing beside the others of torchrun.
+    """
+    largest = dict.fromkeys(("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), 10**6)
+    largest |= dict.fromkeys(("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), 10**6)
+    largest |= {"MASTER_PORT": 65_535, "STANDALONE_PORT": 65_535}
+    for name, limit in largest.items():
+        value = os.environ.get(name, "0")
+        if not (value.isdecimal() and value.isascii() and int(value) <= limit):
+            raise InputError(f"{name}={value!r} in the environment: expected a number from 0 to {limit}; unset it")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if "TORCHELASTIC_RUN_ID" in os.environ and name not in os.environ:
+            raise InputError(f"{name} is not in the environment, but TORCHELASTIC_RUN_ID is; start it with torchrun")
 
 
 def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str) -> Path:
@@ -67,8 +85,11 @@ def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str
         InputError: if there is none.
     """
     checkpoint = Path(resume)
-    if resume != "last" and not checkpoint.is_file():
-        raise InputError(f"--resume {resume}: no such file; give a checkpoint, or last for the newest one of the run")
+    try:
+        if resume != "last" and not checkpoint.is_file():
+            raise InputError(f"--resume {resume}: no such file; give a checkpoint, or last for the newest of the run")
+    except OSError as error:
+        raise InputError(f"--resume {resume}: {error.strerror}; give a checkpoint, or last") from error
     if run_name is not None:
         run_directory = _run_path(output_dir, run_name)
     elif resume != "last" and checkpoint.absolute().parent.name == "checkpoints":

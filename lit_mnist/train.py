@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from lit_mnist.cli import InputError, LearningRate, Seed, run
+from lit_mnist.cli import InputError, LearningRate, Seconds, Seed, run
 from lit_mnist.interruption import Interruption, end_with_first_process, told_ends
 from lit_mnist.run_directory import (
+    check_environment,
     continue_run_directory,
     create_run_directory,
     epochs_of_results,
     find_run_directory,
     hold_run_directory,
-    is_first_process,
     plan_run_directory,
     result_lines,
     versions,
@@ -54,7 +54,7 @@ def train(
     deterministic: bool = False,
     checkpoint_every_n_steps: NonNegativeInt | None = None,
     resume: str | None = None,
-    timeout: PositiveInt = 600,
+    timeout: Seconds = 600,
 ) -> dict[str, Any]:
     """Train the documented MNIST classifier with PyTorch Lightning and evaluate it on the 10,000 test images.
 
@@ -94,6 +94,7 @@ def train(
         InputError: a wrong value or file; nothing but the data set was written.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
+    check_environment()
     end_with_first_process()
     interruption = Interruption()
     interruption.listen()
@@ -106,12 +107,6 @@ def train(
                 raise InputError("--fast_dev_run: leaves no run behind that could go on; leave out --resume")
             run_directory = find_run_directory(output_dir, run_name, resume)
             config |= {"resume": None, "output_dir": str(run_directory.parent), "run_name": run_directory.name}
-            if is_first_process():
-                held.enter_context(hold_run_directory(run_directory))
-                if (epochs := epochs_of_results(run_directory)) >= max_epochs:
-                    raise InputError(
-                        f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on"
-                    )
 
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ is told as an exception, too
         import lightning as L
@@ -129,6 +124,7 @@ def train(
 
         silence_lightning()
         console = get_console()  # the one that the progress bar draws on
+        console.on_broken_pipe = functools.partial(setattr, console, "quiet", True)  # type: ignore[method-assign]
         results = EpochResults(console, None if fast_dev_run else run_directory)
         checkpoints = Checkpoints(
             None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
@@ -148,6 +144,7 @@ def train(
                 precision=precision,
                 max_epochs=max_epochs,
                 logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
+                default_root_dir=run_directory,  # Lightning takes up hpc_ckpt_*.ckpt from there
                 callbacks=callbacks,
                 plugins=[checkpoint_files],
                 fast_dev_run=fast_dev_run,
@@ -176,6 +173,13 @@ def train(
                     "--devices times --num_nodes must be as many"
                 )
 
+        if trainer.node_rank >= num_nodes:
+            raise InputError(f"NODE_RANK={trainer.node_rank} in the environment: expected less than --num_nodes")
+        if resume is not None and trainer.is_global_zero:
+            held.enter_context(hold_run_directory(run_directory))
+            if (epochs := epochs_of_results(run_directory)) >= max_epochs:
+                raise InputError(f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on")
+
         # Whatever can be wrong with the input shows before the first file is written and the first process started.
         L.seed_everything(seed, verbose=False)
         data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
@@ -197,7 +201,7 @@ def train(
         }
         if resume is not None:
             read = functools.partial(read_checkpoint, trainer=trainer, module=module, settings=checkpoints.settings)
-            chosen = choose_checkpoint(resume, run_directory / "checkpoints", read)
+            chosen = choose_checkpoint(resume, run_directory / "checkpoints", read, tell=trainer.is_global_zero)
             checkpoint_files.path, checkpoint_files.content = chosen or (None, {})
         if trainer.is_global_zero and not fast_dev_run:
             if resume is None:
@@ -216,6 +220,8 @@ def train(
 
         # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
         trainer.precision_plugin.convert_module(module)
+        # All have prepared the data by now; in here, Lightning (2.6.6) would let them wait for one another forever.
+        trainer._data_connector.prepare_data = lambda: None  # type: ignore[method-assign]
         # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and the
         # process then exits with 0.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

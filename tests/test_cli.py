@@ -79,6 +79,8 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--run_name", "taken"], "taken: exists already; choose another --run_name"),
         (["--output_dir", "a_file"], "--output_dir a_file"),
         (["--data_dir", "a_file"], "a_file"),
+        (["--config", "nul.yaml"], "--output_dir .*without NUL"),
+        (["--config", "null.yaml"], "--seed null: expected a value"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(
@@ -102,6 +104,8 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
         (["--validation_images", "60000"], "--validation_images 60000"),
         (["--limit_train_batches", "1.5"], r"--limit_train_batches: .*1\.5"),
         (["--accelerator", "cpu", "--devices", "3"], "do not divide among 3 devices"),
+        (["--timeout", "100000000000000"], "--timeout: .*out of range"),
+        (["--run_name", "x", "--resume", "a" * 300], "--resume a+: File name too long"),
     ],
 )
 def test_a_mistake_with_a_flag_of_the_port_gets_one_line(
@@ -110,11 +114,31 @@ def test_a_mistake_with_a_flag_of_the_port_gets_one_line(
     check_refused("lit_mnist.train", flags, says, tmp_path, command)
 
 
-def check_refused(module: str, flags: list[str], says: str, directory: Path, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT='99999' in the environment: expected a number from 0 to 65535"),
+        ({"LOCAL_RANK": "abc"}, "LOCAL_RANK='abc'"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, "RANK is not in the environment"),
+        ({"NODE_RANK": "1"}, "NODE_RANK=1 in the environment: expected less than --num_nodes"),
+    ],
+)
+def test_what_is_left_over_in_the_environment_is_named(
+    environment: dict[str, str], says: str, tmp_path: Path, command: Command
+) -> None:
+    flags = ["--accelerator", "cpu", "--devices", "2"]
+    check_refused("lit_mnist.train", flags, says, tmp_path, command, **environment)
+
+
+def check_refused(
+    module: str, flags: list[str], says: str, directory: Path, command: Command, **environment: str
+) -> None:
     (directory / "runs" / "taken").mkdir(parents=True)
     (directory / "a_file").touch()
     (directory / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="")
+    (directory / "nul.yaml").write_text('output_dir: "a\\0b"')
+    (directory / "null.yaml").write_text("seed: null")
+    finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="", **environment)
     assert finished.returncode == 2, finished.stderr
     assert finished.stdout == ""
     (line,) = finished.stderr.splitlines()

@@ -142,6 +142,30 @@ def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(
     assert_same_results(tmp_path / "run", one)
 
 
+def test_a_process_that_dies_at_its_start_is_told_too(flags: Flags, tmp_path: Path) -> None:
+    process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2})
+    (child,) = wait_for_a_child(process)
+    os.kill(child, signal.SIGKILL)
+    code, stderr = process.finish()
+    (line,) = stderr.splitlines()
+    assert code == 1
+    assert "(one of them with code -9)" in line
+    assert line.endswith("--run_name run --resume last")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_waited_for_no_longer_than_asked(flags: Flags, tmp_path: Path) -> None:
+    process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2, "timeout": 4})
+    process.wait_for_step(24)  # the end of the training: the test is next
+    children = process.children()
+    os.kill(children[0], signal.SIGSTOP)
+    code, stderr = process.finish()
+    (line,) = stderr.splitlines()
+    assert code == 1
+    assert "Timed out waiting 4000ms" in line
+    assert not any(map(is_running, children))
+
+
 def test_a_port_that_is_taken_is_an_error(port: int, flags: Flags, tmp_path: Path) -> None:
     process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2}, MASTER_PORT=str(port))
     children = wait_for_a_child(process)
