@@ -27,7 +27,7 @@ RUNGS = {  # name, what is compared
     10: ("history", "loss and accuracy as reported for each epoch and for the test images"),
     11: ("distribution", "test accuracy and loss over seeds: 90 % interval of the difference of means"),
     12: ("devices", "training on 2, 3 and 4 CPU processes against Keras on one"),
-    13: ("resume", "killed within an epoch and gone on with, on 1, 2 and 3 CPU processes, against Keras on one"),
+    13: ("resume", "killed within an epoch and gone on with, on 1, 2 and 3 processes"),
 }
 FIRST_OPTIONAL = 11  # from here on, a rung is climbed if it is asked for
 DEVICES = ((2, "short"), (3, "thirds"), (4, "short"), (2, "long"), (4, "long"))
