@@ -110,7 +110,6 @@ def train(
 
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ is told as an exception, too
         import lightning as L
-        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
         from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch.strategies import DDPStrategy
@@ -165,16 +164,7 @@ def train(
         if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
             raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
 
-        processes = trainer.num_devices * trainer.num_nodes
-        for environment in (TorchElasticEnvironment, SLURMEnvironment):
-            if environment.detect() and (started := environment().world_size()) != processes:
-                raise InputError(  # they would train each on its own
-                    f"--devices {devices} --num_nodes {num_nodes}: {processes} processes, but {started} were started; "
-                    "--devices times --num_nodes must be as many"
-                )
-
-        if trainer.node_rank >= num_nodes:
-            raise InputError(f"NODE_RANK={trainer.node_rank} in the environment: expected less than --num_nodes")
+        check_processes(trainer)
         if resume is not None and trainer.is_global_zero:
             held.enter_context(hold_run_directory(run_directory))
             if (epochs := epochs_of_results(run_directory)) >= max_epochs:
@@ -254,6 +244,26 @@ def train(
                 write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
                 console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
         return summary
+
+
+def check_processes(trainer: "L.Trainer") -> None:
+    """Make sure that all processes that were started will train together, and not each on its own.
+
+    Raises:
+        InputError: if torchrun or SLURM has started more or fewer, or this is said to be of a machine too many.
+    """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    processes = trainer.num_devices * trainer.num_nodes
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect() and (started := environment().world_size()) != processes:
+            raise InputError(
+                f"--devices {trainer.num_devices} --num_nodes {trainer.num_nodes}: {processes} processes, but "
+                f"{started} were started; --devices times --num_nodes must be as many"
+            )
+    if trainer.node_rank >= trainer.num_nodes:
+        raise InputError(f"NODE_RANK={trainer.node_rank} in the environment: expected less than --num_nodes")
 
 
 def resume_command(run_directory: Path) -> str:
