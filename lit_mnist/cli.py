@@ -106,4 +106,5 @@ def _one_line(message: str) -> str:
     line = re.sub(r"Not of type \w+: could not convert string to float:", "expected a number, got", line)
     line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.", "").replace("Got value", "Given value")
     line = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ", "", line)
-    return re.sub(r"Given value type: \S+ ", "", line).replace(" - Expected a ", " or ").replace(" - ", ", ")
+    line = re.sub(r"Given value type: \S+ ", "", line).replace(" - Expected a ", " or ").replace(" - ", ", ")
+    return re.sub(r"\.? Given value: ", ", given ", line)

@@ -45,6 +45,8 @@ def prepare_files(data_dir: Path, verify: bool) -> None:
     """
     raw = data_dir / "MNIST" / "raw"
     try:
+        if not verify and not raw.is_dir():
+            raise _missing(raw / next(iter(UNPACKED_MD5)))
         if not all((raw / name).exists() for name in UNPACKED_MD5):
             raw.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(data_dir / "MNIST" / ".lock"):
@@ -82,10 +84,7 @@ def _unpack_missing(raw: Path, staging: Path, verify: bool) -> None:
             if verify and (md5 := calculate_md5(packed)) != packed_md5:
                 raise InputError(f"{packed}: md5 is {md5}, MNIST's is {packed_md5}; delete the file, {OTHER_DATA}")
         elif not verify:
-            raise InputError(
-                f"{unpacked}: missing; with --verify_data false all four files must be there, packed (.gz) or not, "
-                "since MNIST's would not belong to them"
-            )
+            raise _missing(unpacked)
         else:
             with as_file(files("lit_mnist") / "mnist" / packed_name) as shipped:
                 shutil.copyfile(shipped, staging / packed_name)
@@ -102,6 +101,13 @@ def _unpack_missing(raw: Path, staging: Path, verify: bool) -> None:
         (staging / unpacked.name).write_bytes(content)
         _check_header(staging / unpacked.name, culprit=packed)
         (staging / unpacked.name).replace(unpacked)
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(
+        f"{path}: missing; with --verify_data false all four files must be there, packed (.gz) or not, since MNIST's "
+        "would not belong to them"
+    )
 
 
 def _check_split(images: Path, labels: Path, verify: bool) -> None:

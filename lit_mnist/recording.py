@@ -4,14 +4,17 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 
 - a `LightningModule` that is made as `Candidate(learning_rate=...)`;
 - layers named conv, pool, flatten, hidden and output somewhere in it, of which conv, hidden and output have `weight`
-  and `bias` in torch's layout. A candidate with another layout says so with static methods in place of those of
-  `lit_mnist.weights`: `to_keras(tensors)`, `from_keras(arrays)`, `activation_to_keras(tensor)`;
+  and `bias` in torch's layout, flattened channel, row, column. A candidate with another layout says so with static
+  methods in place of those of `lit_mnist.weights`: `from_keras(arrays)`, from NumPy arrays by the keys of
+  `lit_mnist.trace_files.WEIGHTS` ("conv/kernel") to tensors by name ("conv.weight", any prefix); `to_keras(tensors)`,
+  the way back; `activation_to_keras(tensor)`, from what a layer gives to an array as Keras has it (N, H, W, C);
 - `training_step((images, labels), batch_idx)` returns the loss of images [N, 1, 28, 28] in [0, 1] and one-hot labels
   [N, 10]; calling it with images gives probabilities [N, 10];
 - if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`, whose
   `train_batches` and `test_batches` return a `Batches`;
-- it logs `train_loss` and `train_accuracy` once an epoch and, if it has a `test_step`, `test_loss` and
-  `test_accuracy` with it;
+- it logs `train_loss` and `train_accuracy` once an epoch (`on_step=False, on_epoch=True`) and, if it has a
+  `test_step`, `test_loss` and `test_accuracy` with it: as tensors in the dtype of the training, since Lightning rounds
+  numbers to 32 bits;
 - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
 """
 
@@ -265,7 +268,8 @@ class Layout:
                 parameter.copy_(tensor)
 
     def keyed(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        return {f"{prefix}/{key}": array for key, array in self.to_keras(tensors).items()}
+        # A copy: a candidate may return what the next step changes.
+        return {f"{prefix}/{key}": np.array(array) for key, array in self.to_keras(tensors).items()}
 
     def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
         """Return the weights and the moments of Adam, as far as the optimizer keeps them."""

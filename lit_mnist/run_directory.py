@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.cli import InputError
 
-TAKEN = "exists already; choose another --run_name or --output_dir"
+TAKEN = "exists already; choose another --run_name or --output_dir (lit_mnist.train goes on with --resume last)"
 
 
 def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str) -> Path:
