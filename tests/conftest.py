@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ import pytest
 from keras_ref.ladder import Arrays
 from keras_ref.workers import Workers
 from lit_mnist.mnist_files import prepare_files
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background; the tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Flags = dict[str, Any]
