@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Command
 
 from keras_ref import ladder
@@ -19,6 +20,7 @@ from keras_ref.workers import Workers
 from lit_mnist import LitMNIST, mutants
 from lit_mnist.cli import InputError
 from lit_mnist.mutants import CORRECT
+from lit_mnist.recording import Layout
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
 
@@ -162,6 +164,21 @@ def test_a_worker_that_fails_is_an_error_not_a_verdict(
     with pytest.raises(InputError, match=says):
         workers.both(inputs)
     assert all(process.poll() is not None for process in started)  # nobody stays behind
+
+
+def test_what_was_recorded_does_not_change_with_the_next_step() -> None:
+    class Views(LitMNIST):
+        @staticmethod
+        def to_keras(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+            return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    layout = Layout(Views(), "a port")
+    recorded = layout.keyed("weights", layout.parameters)
+    before = {key: array.copy() for key, array in recorded.items()}
+    with torch.no_grad():
+        for parameter in layout.parameters.values():
+            parameter.add_(1)
+    assert all(np.array_equal(recorded[key], before[key]) for key in before)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip at all"])
