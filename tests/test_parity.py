@@ -123,6 +123,24 @@ def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
     assert says in line
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--output", "none/out.npz"], "none/out.npz: there is no such directory"),
+        (["--output", "out.npz", "--kill_after", "3"], "--kill_after 3: give the --checkpoint"),
+        (["--output", "out.npz"], "in.npz: "),
+    ],
+)
+def test_a_trace_that_cannot_be_made_is_refused_at_once(
+    flags: list[str], says: str, command: Command, tmp_path: Path
+) -> None:
+    finished = command("-m", "lit_mnist.trace", "--inputs", "in.npz", *flags, cwd=tmp_path)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert says in line
+    assert list(tmp_path.iterdir()) == []
+
+
 ANOTHER_TRAINING = """
 import json, numpy, sys
 job = json.loads(input())
@@ -145,6 +163,7 @@ print(json.dumps({"done": job["output"]}))
         ("import os; os.kill(os.getpid(), 9)", "ended with code -9"),
         ("raise RuntimeError('no such layer')", "ended with code 1: RuntimeError: no such layer"),
         ("pass", "ended with code 0: it said nothing"),
+        ("import time; time.sleep(600)", "nothing heard for 5 s"),
     ],
 )
 def test_a_worker_that_fails_is_an_error_not_a_verdict(
@@ -158,6 +177,7 @@ def test_a_worker_that_fails_is_an_error_not_a_verdict(
         return started[-1]
 
     monkeypatch.setattr("subprocess.Popen", start)
+    monkeypatch.setattr("keras_ref.workers.SILENCE", 5)
     workers = Workers("lit_mnist:LitMNIST", tmp_path, str(data_dir))
     weights = glorot_uniform(np.random.default_rng(0), "float32")
     inputs = TraceInputs("", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
