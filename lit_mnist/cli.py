@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
-from lit_mnist.interruption import Interruption
+from lit_mnist.interruption import Interruption, wait_if_ending
 
 if TYPE_CHECKING:
     LearningRate = float
@@ -75,11 +75,16 @@ def run(function: Callable[..., Any], prog: str) -> None:
             parser_class=OneLineErrorParser,
         )
     except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
+        wait_if_ending()
         print(f"{prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a directory that has vanished
+        wait_if_ending()
         print(f"{prog}: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BaseException:
+        wait_if_ending()
+        raise
     if isinstance(result, int):
         sys.exit(result)
 

@@ -19,6 +19,15 @@ SHOW_CURSOR = b"\x1b[?25h"
 END = b"\0"  # no signal has this number
 
 
+ending = threading.Lock()  # held while a signal ends the process
+
+
+def wait_if_ending() -> None:
+    """Return at once, or never: what fails while a signal ends the process and its helpers is no error to tell of."""
+    with ending:
+        pass
+
+
 class StoppedError(Exception):
     """The training stopped because of a signal, a checkpoint behind it.
 
@@ -99,6 +108,7 @@ class Interruption:
                 self._end(signum)
 
     def _end(self, signum: int) -> None:
+        ending.acquire()  # for good
         self.end_others()
         with contextlib.suppress(OSError):
             if os.isatty(1):
@@ -173,6 +183,7 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None
     try:
         yield
     except BaseException as error:
+        wait_if_ending()
         telling.acquire()  # the thread that watches, if it was quicker, ends this process
         if isinstance(error, StoppedError):
             if not trainer.is_global_zero:

@@ -19,7 +19,7 @@ from keras_ref.plan import RUNGS, Verdict, climb, glorot_uniform
 from keras_ref.workers import Workers
 from lit_mnist import LitMNIST, mutants
 from lit_mnist.cli import InputError
-from lit_mnist.mutants import CORRECT
+from lit_mnist.mutants import CORRECT, FlattensAsKeras
 from lit_mnist.recording import Layout
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
@@ -34,14 +34,31 @@ def climb_to_the_end(workers: Workers) -> list[Verdict]:
     return verdicts
 
 
-@pytest.mark.parametrize("candidate", CORRECT, ids=lambda candidate: candidate.__name__)
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        candidate if candidate in (LitMNIST, FlattensAsKeras) else pytest.param(candidate, marks=pytest.mark.slow)
+        for candidate in CORRECT
+    ],
+    ids=lambda candidate: candidate.__name__,
+)
 def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], workers: Workers) -> None:
     verdicts = climb_to_the_end(workers.of(f"{candidate.__module__}:{candidate.__name__}"))
     assert [verdict.number for verdict in verdicts if verdict.holds] == list(range(1, 11))
     assert all(verdict.comparisons for verdict in verdicts)
 
 
-@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung < 11])
+SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherLearningRate")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name, pitfall in PITFALLS.items()
+        if pitfall.rung < 11
+    ],
+)
 def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> None:
     mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), range(1, 11), STEPS, dtype="float64"))
     assert mutant.as_predicted, mutant
