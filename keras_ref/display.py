@@ -33,6 +33,12 @@ HINTS = {
     13: "it agrees if nothing happens: look at what a checkpoint holds: m, v, t, place in the epoch, running sums",
 }
 
+NOT_RUN = {
+    11: "(distribution over seeds) was not run: --seeds 20 runs it",
+    12: "(several devices) was not run: --devices true runs it",
+    13: "(killed and resumed) was not run: --resume true runs it",
+}
+
 
 def make_console() -> Console:
     """Return a console for the terminal or, with lines as long as they are, for a file."""
@@ -132,12 +138,7 @@ def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate:
             lines.append(
                 f"Of the {STEPS:,} steps of the training, the first {steps:,} were run: --steps {STEPS} runs all."
             )
-        if not any(verdict.number == 11 for verdict in verdicts):
-            lines.append("Rung 11 (distribution over seeds) was not run: --seeds 20 runs it.")
-        if not any(verdict.number == 12 for verdict in verdicts):
-            lines.append("Rung 12 (several devices) was not run: --devices true runs it.")
-        if not any(verdict.number == 13 for verdict in verdicts):
-            lines.append("Rung 13 (killed and resumed) was not run: --resume true runs it.")
+        lines.extend(f"Rung {number} {why}." for number, why in NOT_RUN.items() if number not in climbed)
     else:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
         lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")

@@ -47,7 +47,7 @@ def parity(
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
     optional = [number for number, asked_for in ((11, seeds), (12, devices), (13, resume)) if asked_for]
-    wanted = sorted(set(rungs or [*range(1, 11), *optional]))
+    wanted = sorted(set(rungs or [*range(1, FIRST_OPTIONAL), *optional]))
     if not set(wanted) <= set(RUNGS):
         raise InputError(f"--rungs {rungs}: expected numbers from 1 to 13")
     if steps > STEPS_PER_EPOCH and steps % STEPS_PER_EPOCH:
