@@ -3,6 +3,7 @@
 Light on purpose: `--help` and a mistyped flag are answered before torch or TensorFlow is imported.
 """
 
+import atexit
 import functools
 import inspect
 import io
@@ -61,6 +62,7 @@ def run(function: Callable[..., Any], prog: str) -> None:
 
     Interruption().listen()
     _ignore_environment()
+    atexit.register(_leave_process_group)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
     description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
@@ -94,6 +96,13 @@ def _ignore_environment() -> None:
     for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # defaults for Lightning's Trainer
         del os.environ[name]
     os.environ["MPLBACKEND"] = "agg"  # figures are files here, and a wrong name stops the import
+
+
+def _leave_process_group() -> None:
+    """End gloo's threads while the interpreter is whole: later, one of them may abort the process (pytorch#190489)."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _plain(value: Any) -> Any:

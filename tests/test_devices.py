@@ -85,6 +85,27 @@ def test_torchrun_starts_them_too(flags: Flags, one: Path, tmp_path: Path) -> No
     assert_same_results(tmp_path / "run", one)
 
 
+AT_EXIT = """
+import atexit, os, pathlib
+threads = pathlib.Path("/proc/self/task")
+tell = lambda: pathlib.Path(os.environ["THREADS"], str(os.getpid())).write_text(
+    " ".join((thread / "comm").read_text().strip() for thread in threads.iterdir()))
+atexit.register(tell)
+"""
+
+
+def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(flags: Flags, tmp_path: Path) -> None:
+    """One that then gives back a tensor would abort its process, as happens now and then."""
+    (tmp_path / "sitecustomize.py").write_text(AT_EXIT)
+    (tmp_path / "threads").mkdir()
+    flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 2, "fast_dev_run": "true"}
+    process = Process(flags, PYTHONPATH=str(tmp_path), THREADS=str(tmp_path / "threads"))
+    assert process.finish() == (0, "")
+    threads = [path.read_text() for path in (tmp_path / "threads").iterdir()]
+    assert len(threads) == 2
+    assert not [names for names in threads if "gloo" in names]
+
+
 @pytest.mark.slow
 def test_they_train_together_or_not_at_all(flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "devices": 1}
