@@ -131,8 +131,13 @@ def end_with_first_process() -> None:
 
 
 @contextlib.contextmanager
-def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None]:
+def told_ends(trainer: "L.Trainer", interruption: Interruption, prog: str) -> Iterator[None]:
     """Make a signal, a full disk or a lost process end all processes of a training, with a right code and one line.
+
+    Args:
+        trainer: of the training.
+        interruption: what tells of signals.
+        prog: how the command is called, to begin the line with.
 
     Raises:
         OSError: of a full disk, or a `ConnectionError` if a process is lost.
@@ -168,7 +173,7 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption) -> Iterator[None
         telling.acquire()
         code = next(process.returncode for process in processes if process.returncode)
         end_others()
-        sys.stderr.write(f"error: {lost(f'one of them with code {code}')}\n")
+        sys.stderr.write(f"{prog}: error: {lost(f'one of them with code {code}')}\n")
         sys.stderr.flush()
         os._exit(1)
 

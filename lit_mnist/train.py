@@ -5,6 +5,7 @@ import functools
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,8 +30,11 @@ from lit_mnist.run_directory import (
 if TYPE_CHECKING:
     import lightning as L
     import numpy as np
+    from lightning.fabric.plugins import CheckpointIO
 
     from lit_mnist.data import MNISTDataModule
+
+PROG = "python -m lit_mnist.train"
 
 
 def train(
@@ -110,12 +114,9 @@ def train(
 
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ is told as an exception, too
         import lightning as L
-        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-        from lightning.pytorch.strategies import DDPStrategy
         from rich import get_console
 
-        from lit_mnist.callbacks import EpochResults, ProgressBar, layer_table, silence_lightning
+        from lit_mnist.callbacks import EpochResults, layer_table, silence_lightning
         from lit_mnist.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
         from lit_mnist.data import MNISTDataModule
         from lit_mnist.mnist_files import dataset_digest
@@ -129,41 +130,7 @@ def train(
             None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
         )
         checkpoint_files = CheckpointFiles()
-        callbacks: list[L.Callback] = [results, checkpoints]
-        started_by_torchrun = TorchElasticEnvironment.detect()
-        show_progress = console.is_terminal and not console.is_dumb_terminal
-        if show_progress:
-            callbacks.append(ProgressBar())
-        try:
-            trainer = L.Trainer(
-                accelerator=accelerator,
-                devices=os.environ["LOCAL_WORLD_SIZE"] if devices == "auto" and started_by_torchrun else devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
-                precision=precision,
-                max_epochs=max_epochs,
-                logger=logger == "tensorboard" and _tensorboard_logger(run_directory),
-                default_root_dir=run_directory,  # Lightning takes up hpc_ckpt_*.ckpt from there
-                callbacks=callbacks,
-                plugins=[checkpoint_files],
-                fast_dev_run=fast_dev_run,
-                limit_train_batches=limit_train_batches,
-                deterministic=deterministic,
-                limit_val_batches=None if validation_images else 0,
-                num_sanity_val_steps=0,
-                enable_progress_bar=show_progress,
-                enable_model_summary=False,  # it rounds the counts; layer_table does not
-            )
-        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"--accelerator {accelerator} --devices {devices} --strategy {strategy} --precision {precision} "
-                f"--logger {logger}: {reason} (--accelerator auto takes what this machine has)"
-            ) from error
-
-        if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
-            raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
-
+        trainer = make_trainer(config, run_directory, [results, checkpoints], checkpoint_files)
         check_processes(trainer)
         if resume is not None and trainer.is_global_zero:
             held.enter_context(hold_run_directory(run_directory))
@@ -208,16 +175,8 @@ def train(
             if num_nodes > 1:
                 console.print(f"Waiting for the processes of all {num_nodes} nodes.")
 
-        # Lightning (2.6.6) restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
-        trainer.precision_plugin.convert_module(module)
-        # All have prepared the data by now; in here, Lightning (2.6.6) would let them wait for one another forever.
-        trainer._data_connector.prepare_data = lambda: None  # type: ignore[method-assign]
-        # Lightning's handler of SIGTERM (2.6.6) talks to the other devices from within, which can hang them, and the
-        # process then exits with 0.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        if isinstance(trainer.strategy, DDPStrategy):
-            trainer.strategy._timeout = timedelta(seconds=timeout)  # "ddp" by name, or by number of devices, has 1,800
-        with told_ends(trainer, interruption):
+        replace_in_lightning(trainer, module, timeout)
+        with told_ends(trainer, interruption, PROG):
             results.began = time.monotonic()
             trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
             train_seconds = results.seconds()
@@ -244,6 +203,73 @@ def train(
                 write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
                 console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
         return summary
+
+
+def make_trainer(
+    flags: Mapping[str, Any], run_directory: Path, callbacks: "list[L.Callback]", checkpoint_files: "CheckpointIO"
+) -> "L.Trainer":
+    """Return the Trainer that the flags of `train` ask for, with a progress bar if somebody is watching.
+
+    Raises:
+        InputError: if this machine cannot do what they ask for.
+    """
+    import lightning as L
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from rich import get_console
+
+    from lit_mnist.callbacks import ProgressBar
+
+    devices = flags["devices"]
+    if devices == "auto" and TorchElasticEnvironment.detect():
+        devices = os.environ["LOCAL_WORLD_SIZE"]
+    show_progress = get_console().is_terminal and not get_console().is_dumb_terminal
+    try:
+        trainer = L.Trainer(
+            accelerator=flags["accelerator"],
+            devices=devices,
+            num_nodes=flags["num_nodes"],
+            strategy=flags["strategy"],
+            precision=flags["precision"],
+            max_epochs=flags["max_epochs"],
+            fast_dev_run=flags["fast_dev_run"],
+            limit_train_batches=flags["limit_train_batches"],
+            deterministic=flags["deterministic"],
+            logger=flags["logger"] == "tensorboard" and _tensorboard_logger(run_directory),
+            default_root_dir=run_directory,  # Lightning takes up hpc_ckpt_*.ckpt from there
+            callbacks=[*callbacks, ProgressBar()] if show_progress else callbacks,
+            plugins=[checkpoint_files],
+            limit_val_batches=None if flags["validation_images"] else 0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=show_progress,
+            enable_model_summary=False,  # it rounds the counts; layer_table does not
+        )
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        names = ("accelerator", "devices", "strategy", "precision", "logger")
+        asked = " ".join(f"--{name} {flags[name]}" for name in names)
+        reason = " ".join(str(error).split())
+        raise InputError(f"{asked}: {reason} (--accelerator auto takes what this machine has)") from error
+    precision = flags["precision"]
+    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
+        raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
+    return trainer
+
+
+def replace_in_lightning(trainer: "L.Trainer", module: "L.LightningModule", timeout: int) -> None:
+    """Make Lightning 2.6.6 resume in 64 bits, and end in time when a signal comes or a process is lost.
+
+    Three of the names are private: there are no public ones for it.
+    """
+    from lightning.pytorch.strategies import DDPStrategy
+
+    # It restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
+    trainer.precision_plugin.convert_module(module)
+    # All have prepared the data by now; in here, they would wait for one another forever.
+    trainer._data_connector.prepare_data = lambda: None  # type: ignore[method-assign]
+    # Its handler of SIGTERM talks to the other devices from within, which can hang them, and then exits with 0.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = timedelta(seconds=timeout)  # "ddp" by name, or by number of devices, has 1,800
 
 
 def check_processes(trainer: "L.Trainer") -> None:
@@ -300,4 +326,4 @@ def _tensorboard_logger(run_directory: Any) -> Any:
 
 
 if __name__ == "__main__":
-    run(train, prog="python -m lit_mnist.train")
+    run(train, prog=PROG)

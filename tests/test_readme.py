@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Command
 
 from keras_ref.pitfalls import PITFALLS
 from keras_ref.recorded import accuracy_lost
+from lit_mnist.data import MNISTDataModule
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHELL_LINES = [
@@ -27,8 +29,9 @@ def test_the_two_lines_of_the_front_door_are_there() -> None:
 
 
 @pytest.mark.parametrize("line", OUR_COMMANDS)
-def test_every_command_of_the_readme_is_accepted(line: str, command: Command, tmp_path: Path) -> None:
-    words = shlex.split(line)
+def test_every_command_of_the_readme_is_accepted(line: str, command: Command, tmp_path: Path, data_dir: Path) -> None:
+    """The number of devices divides the batch, too."""
+    words = shlex.split(line.replace("$resume", ""))
     arguments = words[words.index("python") + 1 :]
     if "--config" in arguments:  # of a run that the reader has made
         (tmp_path / arguments[arguments.index("--config") + 1]).parent.mkdir(parents=True)
@@ -37,6 +40,11 @@ def test_every_command_of_the_readme_is_accepted(line: str, command: Command, tm
         arguments.append("--print_config")  # reads and checks all flags, then stops
     finished = command(*arguments, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
+    flags = yaml.safe_load(finished.stdout) if "--help" not in arguments else {}
+    if "devices" in flags and "num_nodes" in flags:
+        data = MNISTDataModule(data_dir, flags["batch_size"], flags["validation_images"])
+        data.setup("fit")
+        data.check_batches((1 if flags["devices"] == "auto" else flags["devices"]) * flags["num_nodes"])
 
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS)
