@@ -457,7 +457,7 @@ def structure(data: bytes) -> list[int]:
     return np.flatnonzero(own).tolist()
 
 
-@pytest.mark.parametrize("cases", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [15, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_gives_fitting_weights_or_is_refused(files: Path, kind: str, cases: int, tmp_path: Path) -> None:
     whole = (files / f"fit{kind}").read_bytes()

@@ -48,7 +48,7 @@ def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], workers: Wo
     assert all(verdict.comparisons for verdict in verdicts)
 
 
-SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherLearningRate")
+SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherLearningRate", "LearningRateDecay")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, work
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("BatchSizePerDevice", "AveragesForgotten") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "AveragesForgotten" else pytest.param(name, marks=pytest.mark.slow)
         for name, pitfall in PITFALLS.items()
         if pitfall.rung > 11
     ],

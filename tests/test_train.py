@@ -153,7 +153,7 @@ def test_fast_dev_run_writes_no_results(tmp_path: Path, data_dir: Path, command:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.slow)])
 def test_other_precisions_train(precision: str, tmp_path: Path, data_dir: Path, command: Command) -> None:
     flags = ["--precision", precision, "--limit_train_batches", 20, "--max_epochs", 1, "--data_dir", data_dir]
     finished = command("-m", "lit_mnist.train", *flags, "--output_dir", tmp_path, "--run_name", "run")
