@@ -155,3 +155,28 @@ def test_without_tensorflow_the_original_says_what_to_install(tmp_path: Path, co
     (line,) = finished.stderr.splitlines()
     assert 'pip install -e ".[keras]"' in line
     assert not (tmp_path / "runs").exists()
+
+
+FAILS_WHILE_IT_ENDS = """
+import os, signal, threading, time
+from lit_mnist.cli import run
+from lit_mnist.interruption import Interruption
+
+def command() -> None:
+    "Lose a helper process because a signal ends it."
+    lost = threading.Event()
+    interruption = Interruption()
+    interruption.end_others = lambda: (lost.set(), time.sleep(1))
+    interruption.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    lost.wait()
+    raise ERROR("a helper is lost")
+
+run(command, prog="command")
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError", "SystemExit"])
+def test_what_fails_while_a_signal_ends_the_process_is_not_told(error: str, command: Command) -> None:
+    finished = command("-c", FAILS_WHILE_IT_ENDS.replace("ERROR", error))
+    assert (finished.returncode, finished.stderr) == (143, "")
