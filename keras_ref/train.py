@@ -9,7 +9,7 @@ from jsonargparse.typing import PositiveInt
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.cli import LearningRate, Seed, run
+from lit_mnist.cli import BatchSize, LearningRate, Seed, run
 from lit_mnist.run_directory import (
     create_run_directory,
     plan_run_directory,
@@ -22,7 +22,7 @@ from lit_mnist.run_directory import (
 
 def train(
     max_epochs: PositiveInt = 10,
-    batch_size: PositiveInt = 100,
+    batch_size: BatchSize = 100,
     learning_rate: LearningRate = 0.001,
     seed: Seed = 0,
     data_dir: str = "data",

@@ -37,10 +37,10 @@ class EpochResults(L.Callback):
         self.run_directory = run_directory
         self.rows: list[dict[str, float]] = []
         self.earlier_seconds = 0.0
-        self.began = time.monotonic()
+        self.began = time.monotonic()  # and again with the first batch, once all processes are there
 
     def seconds(self) -> float:
-        """Return the seconds since `began`, and those before the checkpoint that the run was taken up from."""
+        """Return the seconds since the first batch, and those before the checkpoint that the run was taken up from."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class EpochResults(L.Callback):
         self.rows, self.earlier_seconds = state_dict["rows"], state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
+        self.began = self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()

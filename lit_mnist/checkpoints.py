@@ -60,12 +60,20 @@ class Checkpoints(Checkpoint):
         self.directory = directory
         self.every_n_steps = every_n_steps
         self.settings: dict[str, Any] = {}
+        self.earlier_threads: int | None = None
         self.interruption = interruption
 
     def state_dict(self) -> dict[str, Any]:
-        return {"settings": self.settings}
+        return {"settings": self.settings, "threads": torch.get_num_threads()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier_threads = state_dict["threads"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        now, earlier = torch.get_num_threads(), self.earlier_threads
+        if trainer.is_global_zero and earlier not in (None, now) and self.settings["accelerator"] == "cpu":
+            how = f"goes on with {now} threads, not with {earlier} as before: sums will be rounded in another order"
+            print(f"The training {how} (OMP_NUM_THREADS={earlier} keeps it)", file=sys.stderr)
         self.interruption.deferred = True
 
     def on_train_batch_end(
@@ -241,7 +249,7 @@ def _form(
         "loops": loops,
         "callbacks": {
             "EpochResults": {"rows": [row] * len(checkpoint["callbacks"]["EpochResults"]["rows"]), "seconds": 0.0},
-            "Checkpoints": {"settings": dict(settings)},
+            "Checkpoints": {"settings": dict(settings), "threads": 0},
         },
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [],

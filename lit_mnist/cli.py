@@ -19,10 +19,14 @@ from jsonargparse.typing import restricted_number_type
 from lit_mnist.interruption import Interruption, wait_if_ending
 
 if TYPE_CHECKING:
+    BatchSize = int
+    Devices = int
     LearningRate = float
     Seed = int
     Seconds = int
 else:
+    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<=", 10**6)])
+    Devices = restricted_number_type("Devices", int, [(">", 0), ("<=", 10**4)])
     LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e6)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and torch's generators take
     Seconds = restricted_number_type("Seconds", int, [(">", 0), ("<=", 10**7)])  # what C++ can count in nanoseconds
@@ -56,8 +60,8 @@ def run(function: Callable[..., Any], prog: str) -> None:
         for name, value in flags.items():  # in a file, jsonargparse takes null for anything
             if value is None and type(None) not in get_args(types[name]):
                 raise InputError(f"--{name} null: expected a value; leave it out for the default")
-            if isinstance(value, str) and "\0" in value:
-                raise InputError(f"--{name} {value!r}: expected a text without NUL")
+            if isinstance(value, str) and not _is_text(value):
+                raise InputError(f"--{name} {value!r}: expected a text in UTF-8, without NUL")
         return function(**{name: _plain(value) for name, value in flags.items()})
 
     Interruption().listen()
@@ -105,6 +109,13 @@ def _leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
+def _is_text(value: str) -> bool:
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:  # bytes of a path that are no UTF-8; a YAML file could not hold them
+        return False
+
+
 def _plain(value: Any) -> Any:
     """Undo jsonargparse's PositiveInt and the like: pickled into a checkpoint, they would need it to be read."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -121,4 +132,5 @@ def _one_line(message: str) -> str:
     line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.", "").replace("Got value", "Given value")
     line = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ", "", line)
     line = re.sub(r"Given value type: \S+ ", "", line).replace(" - Expected a ", " or ").replace(" - ", ", ")
-    return re.sub(r"\.? Given value: ", ", given ", line)
+    line = re.sub(r"\.? Given value: ", ", given ", line)
+    return line if len(line) < 1_000 else f"{line[:1_000]} ..."

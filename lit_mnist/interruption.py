@@ -166,6 +166,12 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption, prog: str) -> It
             for process in launcher.procs:
                 process.wait()
 
+    def wait_for_others() -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in getattr(trainer.strategy.launcher, "procs", []):
+                process.wait(timeout=10)
+        end_others()
+
     def watch(processes: list[subprocess.Popen]) -> None:
         while not any(process.poll() for process in processes):
             time.sleep(0.5)
@@ -193,10 +199,7 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption, prog: str) -> It
         if isinstance(error, StoppedError):
             if not trainer.is_global_zero:
                 sys.exit(0)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                for process in getattr(trainer.strategy.launcher, "procs", []):
-                    process.wait(timeout=10)  # who goes on at once finds them gone
-            end_others()
+            wait_for_others()  # who goes on at once finds them gone
             sys.stderr.write(interruption.last_words)
             sys.exit(error.exit_code)
         end_others()
@@ -207,6 +210,7 @@ def told_ends(trainer: "L.Trainer", interruption: Interruption, prog: str) -> It
         raise
     else:
         telling.acquire()  # whatever happens to the others now changes nothing
+        wait_for_others()
     finally:
         setattr(subprocess_script, name, earlier)
         os.environ.pop(FIRST_PROCESS, None)

@@ -154,17 +154,20 @@ def create_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None
         InputError: if somebody else has made it meanwhile, or it cannot be written.
     """
     output_dir = run_directory.parent
+    beside = output_dir / f".{run_directory.name}.{os.getpid()}.part"
     try:
         if not output_dir.is_dir():
             output_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            run_directory.mkdir()  # of two runs that start at once, the one that makes it wins
-        except FileExistsError as error:
-            raise InputError(f"{run_directory}: {TAKEN}") from error
-        (run_directory / "checkpoints").mkdir()
-        write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        shutil.rmtree(beside, ignore_errors=True)
+        (beside / "checkpoints").mkdir(parents=True)
+        write_file(beside / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        beside.rename(run_directory)  # of two runs that start at once, the first wins
+        for left in output_dir.glob(f".{run_directory.name}.*.part"):  # by those that lost, or were killed
+            shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(run_directory, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        if run_directory.exists():
+            raise InputError(f"{run_directory}: {TAKEN}") from error
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
 
 

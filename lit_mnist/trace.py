@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from lit_mnist.cli import InputError, run
+from lit_mnist.cli import Devices, InputError, run
 from lit_mnist.trace_files import TraceInputs, write_arrays
 
 
@@ -12,7 +12,7 @@ def trace(
     inputs: str,
     output: str,
     candidate: str = "lit_mnist:LitMNIST",
-    devices: PositiveInt = 1,
+    devices: Devices = 1,
     checkpoint: str | None = None,
     kill_after: PositiveInt | None = None,
 ) -> None:
@@ -29,9 +29,11 @@ def trace(
         checkpoint: File of a checkpoint, from which the training goes on if it is there.
         kill_after: Write the checkpoint after so many steps; then each process kills itself (SIGKILL).
     """
-    if kill_after is not None and checkpoint is None:
+    if kill_after is not None and not checkpoint:
         raise InputError(f"--kill_after {kill_after}: give the --checkpoint to write, too")
     for path in (output, *([checkpoint] if checkpoint else [])):
+        if Path(path).is_dir():
+            raise InputError(f"{path}: a directory; name a file")
         if not Path(path).absolute().parent.is_dir():
             raise InputError(f"{path}: there is no such directory; make it first")
     given = TraceInputs.read(Path(inputs))

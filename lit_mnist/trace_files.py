@@ -5,7 +5,6 @@ NumPy alone; neither framework is imported here.
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,7 +91,7 @@ class TraceInputs:
             )
         except KeyError as error:
             raise InputError(f"{path}: {error.args[0]} is missing") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{path}: {error}; expected what lit_mnist/trace_files.py describes") from error
         for name, dimensions in (("batches", 2), ("record_at", 1)):
             array = getattr(inputs, name)
@@ -100,6 +99,8 @@ class TraceInputs:
                 raise InputError(
                     f"{path}: {name} is {array.dtype} {array.shape}, expected int64, {dimensions} dimensions"
                 )
+        if inputs.steps_per_epoch != arrays["steps_per_epoch"]:
+            raise InputError(f"{path}: steps_per_epoch is {arrays['steps_per_epoch']}, expected a whole number")
         if inputs.dtype not in {"float32", "float64"}:
             raise InputError(f"{path}: dtype is {inputs.dtype}, expected float32 or float64")
         for key, shape in WEIGHTS.items():
@@ -133,7 +134,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # a damaged one shows as one of a dozen exceptions
         raise InputError(f"{path}: cannot be read as .npz ({error})") from error
 
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import shlex
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from lit_mnist.cli import InputError, LearningRate, Seconds, Seed, run
+from lit_mnist.cli import BatchSize, Devices, InputError, LearningRate, Seconds, Seed, run
 from lit_mnist.interruption import Interruption, end_with_first_process, told_ends
 from lit_mnist.run_directory import (
     check_environment,
@@ -39,12 +38,12 @@ PROG = "python -m lit_mnist.train"
 
 def train(
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto",
-    devices: PositiveInt | Literal["auto"] = "auto",
-    num_nodes: PositiveInt = 1,
+    devices: Devices | Literal["auto"] = "auto",
+    num_nodes: Devices = 1,
     strategy: Literal["auto", "ddp"] = "auto",
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true",
     max_epochs: PositiveInt = 10,
-    batch_size: PositiveInt = 100,
+    batch_size: BatchSize = 100,
     learning_rate: LearningRate = 0.001,
     seed: Seed = 0,
     data_dir: str = "data",
@@ -177,7 +176,6 @@ def train(
 
         replace_in_lightning(trainer, module, timeout)
         with told_ends(trainer, interruption, PROG):
-            results.began = time.monotonic()
             trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
             train_seconds = results.seconds()
             (test_results,) = trainer.test(module, data, verbose=False)
@@ -296,8 +294,11 @@ def resume_command(run_directory: Path) -> str:
     """Return the command that goes on with a run."""
     place = ["--output_dir", str(run_directory.parent), "--run_name", run_directory.name]
     flags = ["--config", str(run_directory / "config.yaml"), *place, "--resume", "last"]
-    starter = "torchrun ... " if "TORCHELASTIC_RUN_ID" in os.environ else "python "
-    return f"{starter}-m lit_mnist.train {shlex.join(flags)}"
+    starter = "python"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        nodes = int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+        starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" + (" ..." if nodes > 1 else "")
+    return f"{starter} -m lit_mnist.train {shlex.join(flags)}"
 
 
 def predict_test_images(trainer: "L.Trainer", module: "L.LightningModule", data: "MNISTDataModule") -> "np.ndarray":

@@ -47,7 +47,7 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
     for flag in ("--max_epochs", "--batch_size", "--learning_rate", "--seed", "--data_dir", "--output_dir"):
         assert flag in text
     assert "Images in a step" in text
-    assert "(type: PositiveInt, default: 100)" in text
+    assert "(type: BatchSize, default: 100)" in text
     assert "--config" in text
 
 
@@ -81,6 +81,8 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--data_dir", "a_file"], "a_file"),
         (["--config", "nul.yaml"], "--output_dir .*without NUL"),
         (["--config", "null.yaml"], "--seed null: expected a value"),
+        (["--output_dir", "o\udcff"], "--output_dir .*in UTF-8"),
+        (["--batch_size", "1" + "0" * 30], "--batch_size: .*out of range"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(
@@ -96,6 +98,7 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
         *LACKING,
         (["--devices", "0"], "--devices: .*0"),
         (["--devices", "-1"], "--devices: .*-1"),
+        (["--devices", "1" + "0" * 30], "--devices: .*out of range"),
         (["--accelerator", "cpu", "--precision", "16-mixed"], "--precision 16-mixed: cpu has bf16-mixed"),
         (["--devices", "x"], "--devices: .*whole number.*'auto'.*x"),
         (["--strategy", "magic"], "--strategy: .*'auto', 'ddp'.*magic"),

@@ -77,7 +77,7 @@ def cut(tmp_path: Path, whole: Path) -> Callable[[int], Flags]:
 
 
 def assert_same(run: Path, whole: Path, *, also_between: bool = False) -> None:
-    """All that two runs left behind is the same to the last bit, but for the seconds."""
+    """All that two runs left behind is the same to the last bit, but for seconds and threads."""
     ours, theirs = ({path.name: path for path in checkpoints(x)} for x in (run, whole))
     assert also_between or ours.keys() == theirs.keys()
     assert max(ours) == max(theirs)
@@ -85,6 +85,7 @@ def assert_same(run: Path, whole: Path, *, also_between: bool = False) -> None:
         ours_content, theirs_content = (torch.load(x[name], weights_only=True) for x in (ours, theirs))
         for content in (ours_content, theirs_content):
             assert content["callbacks"]["EpochResults"].pop("seconds") > 0
+            assert content["callbacks"]["Checkpoints"].pop("threads") > 0
         assert_equal(ours_content, theirs_content, name)
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     summaries = [json.loads((x / "summary.json").read_text()) | {"train_seconds": 0} for x in (run, whole)]
@@ -119,12 +120,24 @@ def test_a_resumed_run_ends_as_one_never_interrupted(step: int, flags: Flags, cu
     assert_same(run, whole)
 
 
+def test_another_number_of_threads_is_told(
+    flags: Flags, cut: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    train(**flags, **cut(20))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"with {threads + 1} threads, not with {threads} as before" in line
+    assert f"OMP_NUM_THREADS={threads}" in line
+
+
 def test_a_named_checkpoint_is_gone_on_from_in_its_own_run(
     flags: Flags, cut: Any, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(cut(20)["output_dir"], "run")
     train(**flags, resume=str(run / "checkpoints" / "step=00010.ckpt"))
-    assert "after step 10, from" in capsys.readouterr().out
+    stdout, stderr = capsys.readouterr()
+    assert ("after step 10, from" in stdout, stderr) == (True, "")
     assert_same(run, whole)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["output_dir"], config["run_name"], config["resume"]) == (str(run.parent), "run", None)

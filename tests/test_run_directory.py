@@ -35,6 +35,25 @@ def test_a_run_directory_that_cannot_be_filled_does_not_stay(tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "lit_mnist.run_directory.write_file", "pathlib.Path.rename"])
+def test_a_start_that_is_killed_can_be_started_again(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, kill)
+        with pytest.raises(Killed):
+            create_run_directory(tmp_path / "run", {})
+    create_run_directory(plan_run_directory(tmp_path, "run", "prefix"), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "config.yaml"]
+
+
 def test_only_the_first_process_of_several_minds_that_the_directory_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
