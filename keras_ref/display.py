@@ -23,8 +23,10 @@ HINTS = {
     4: "look at from_keras and to_keras: kernels are transposed, and flattening goes H, W, C in Keras",
     5: "look at the layer named, or at the activation function of the one before it, or at the flatten order",
     6: "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
-    7: "the loss agrees, its gradient does not: look for detached tensors, scaling or noise",
-    8: "gradients agree, the update does not: look at epsilon, betas, learning rate, weight decay and clipping",
+    7: "the loss agrees, its gradient does not: look for detached tensors, scaling or noise; if it agrees at step 0, "
+    "for a parameter that the optimizer does not hold, whose gradients pile up",
+    8: "gradients of given weights agree, the update does not: look at epsilon, betas, learning rate, weight decay and "
+    "clipping; if it agrees at step 0, at schedules and at what the optimizer forgets between epochs",
     9: "single steps agree, the training does not: look at what changes over time, schedules or state",
     10: "the steps agree, the report does not: look at how batches are averaged over an epoch; less than 1e-7 off in "
     "float64 is a value that was logged in 32 bits",

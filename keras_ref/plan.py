@@ -17,12 +17,12 @@ from lit_mnist.trace_files import WEIGHTS, TraceInputs
 RUNGS = {  # name, what is compared
     1: ("data", "images, labels, scaled pixels, one-hot rows; order and size of the batches"),
     2: ("structure", "layer names and order, output shapes, parameter counts, dtype"),
-    3: ("initialisation", "20 seeds: distance from Glorot uniform; zero biases"),
+    3: ("initialisation", "20 seeds: distance from Glorot uniform; independent; zero biases"),
     4: ("weight transfer", "into the model and back, both sides; from .keras and .weights.h5 files"),
     5: ("forward", "what every layer gives: ordinary images and edge cases"),
     6: ("loss", "the same images"),
     7: ("gradients", "every tensor: the same images, start weights and trained ones"),
-    8: ("optimizer", "weights, m and v after 1, 10 and 18 steps"),
+    8: ("optimizer", "weights, m and v after 1, 6, 7, 10 and 18 steps"),
     9: ("trajectory", "every step's loss and accuracy; final weights, m, v, test probabilities"),
     10: ("history", "loss and accuracy as reported for each epoch and for the test images"),
     11: ("distribution", "test accuracy and loss over seeds: 90 % interval of the difference of means"),
@@ -102,7 +102,8 @@ class Plan:
 
     - cases: images that are not ordinary (all zero, pool ties, noise, one alone, a short batch), learning rate zero;
     - saturated: the same with an output kernel so large that probabilities round to zero and one;
-    - short: 18 steps in 3 epochs with a short last batch, for single steps of the optimizer and for the history;
+    - short: 18 steps in 3 epochs with a short last batch, for single steps of the optimizer (the last of an epoch and
+      the first of the next among them) and for the history;
     - long: the trajectory;
     - thirds: as short, with batches that divide among three devices;
     - trained: the cases once more, from the weights at the end of Keras' trajectory.
@@ -160,7 +161,7 @@ class Plan:
             if training == "thirds":
                 images = images[:, :660]
             batches = np.concatenate([rows(epoch, 120 if training == "thirds" else 128) for epoch in images])
-            return TraceInputs("", dtype, weights, batches, 0.003, 6, np.array([0, 9, 17]), data_dir)
+            return TraceInputs("", dtype, weights, batches, 0.003, 6, np.array([0, 5, 6, 9, 17]), data_dir)
         epochs = -(-self.steps // STEPS_PER_EPOCH)
         batches = np.concatenate([rows(rng.permutation(60_000), BATCH_SIZE) for _ in range(epochs)])[: self.steps]
         per_epoch = min(self.steps, STEPS_PER_EPOCH)
@@ -168,6 +169,9 @@ class Plan:
 
     def devices(self) -> Iterator[Comparison]:
         """Compare our training on several devices with Keras' on one, in float64, up to the first that differs."""
+        # A trace brings its own order. Devices that each draw another one would miss images and see others twice.
+        facts, _ = self.workers.facts()
+        yield Comparison("the order of the images, drawn again with the same seed", float(not facts["same_order"]), 0)
         for devices, training in DEVICES:
             inputs = self.inputs(training, "float64")
             found = self._compare_with_keras(inputs, self.workers.on_devices(inputs, devices))

@@ -6,6 +6,8 @@ import math
 import os
 import platform
 import re
+import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,8 +38,11 @@ def prepare_report(directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_file(directory / ".probe", b"")
-        (directory / ".probe").unlink()
+        for name in ("parity.json", "report.html"):
+            if (directory / name).is_dir():
+                raise IsADirectoryError(f"{name} in it is a directory")
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise InputError(f"--report {directory}: {error}; give a directory that can be written") from error
 
@@ -68,6 +73,7 @@ def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["flags"] = lambda text: Markup(re.sub(r"(--\w+ \S+)", r"<code>\1</code>", str(escape(text))))
     environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     return environment.get_template("report.html").render(findings, pictures=pictures)
 
@@ -184,7 +190,12 @@ def mutant(one: Caught) -> dict[str, Any]:
 
 def command_line(config: Mapping[str, Any]) -> str:
     """Return the command that gives the same again; where the data set and the report are is left to the reader."""
-    flags = [f"--{name} {value}" for name, value in config.items() if name not in ("data_dir", "report")]
+    # What is false, 0 or null is so by default.
+    flags = [
+        f"--{name} {shlex.quote(json.dumps(value) if not isinstance(value, str) else value)}"
+        for name, value in config.items()
+        if value and name not in ("data_dir", "report")
+    ]
     return " ".join(["python -m keras_ref.parity", *flags])
 
 

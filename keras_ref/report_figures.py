@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from lit_mnist.figures import STYLE
 
-PORT, KERAS, LIMIT = "#0b6fa4", "#d9822b", "#3b3b3b"
+PORT, KERAS, BOTH, LIMIT = "#0b6fa4", "#d9822b", "#3f8f3f", "#3b3b3b"
 FLOOR = 1e-17  # where equal losses are drawn on a logarithmic axis
 
 
@@ -48,7 +48,14 @@ def loss_curves(losses: Mapping[str, Any]) -> Figure:
         for side, colour, width in (("keras", KERAS, 3.0), ("port", PORT, 0.8)):
             values = np.asarray(losses[f"{side} {dtype}"], dtype=float)
             steps = np.arange(1, len(values) + 1)
-            axis.plot(steps, values, color=colour, linewidth=width, label=f"{side}, {dtype}", rasterized=True)
+            axis.plot(
+                steps,
+                values,
+                color=colour,
+                linewidth=width,
+                label=f"{side.replace('keras', 'Keras')}, {dtype}",
+                rasterized=True,
+            )
         axis.set_yscale("log")
         axis.set_xlabel("step")
         axis.set_title("Loss of each batch before its update (nats per image)")
@@ -68,7 +75,7 @@ def differences(losses: Mapping[str, Any], tolerance: float) -> Figure:
     pairs = [
         ("port float32", "keras float32", "port and Keras, both in float32", PORT),
         ("keras float32", "keras float64", "Keras in float32 and in float64", KERAS),
-        ("port float64", "keras float64", "port and Keras, both in float64", PORT),
+        ("port float64", "keras float64", "port and Keras, both in float64", BOTH),
     ]
     with rc_context(STYLE):
         figure = Figure(figsize=(6, 4.2))
@@ -97,19 +104,19 @@ def differences(losses: Mapping[str, Any], tolerance: float) -> Figure:
 def tensors(found: Mapping[str, Mapping[str, float | None]], tolerance: float) -> Figure:
     """Draw how far every tensor is from Keras' float64 run after the last step."""
     names = list(found)
-    kinds = [
-        ("port float64", "port, float64 (largest difference)", PORT, "x"),
-        ("port float32", "port, float32 (relative error)", PORT, "o"),
-        ("keras float32", "Keras, float32 (relative error)", KERAS, "o"),
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("port float64", "port, float64 (largest difference)", {"color": BOTH, "marker": "x"}),
+        ("port float32", "port, float32 (relative error)", {"color": PORT, "marker": "o", "fillstyle": "none"}),
+        ("keras float32", "Keras, float32 (relative error)", {"color": KERAS, "marker": "."}),
     ]
     with rc_context(STYLE):
         figure = Figure(figsize=(6, 5.4))
         axis = figure.subplots()
-        for kind, label, colour, marker in kinds:
+        for kind, label, style in kinds:
             values = [found[name].get(kind) for name in names]
             if any(value is not None for value in values):
                 drawn = [np.nan if value is None else max(value, FLOOR) for value in values]
-                axis.plot(drawn, range(len(names)), marker, color=colour, markersize=5, alpha=0.8, label=label)
+                axis.plot(drawn, range(len(names)), linestyle="", markersize=7, label=label, **style)
         axis.axvline(tolerance, color=LIMIT, linestyle="--", linewidth=1.2, label="allowed in float64")
         axis.set_xscale("log")
         axis.set_xticks([1e-16, 1e-12, 1e-8, 1e-4])

@@ -13,8 +13,10 @@ What a candidate must offer, to be traced in place of `LitMNIST`:
 - if it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`, whose
   `train_batches` and `test_batches` return a `Batches`;
 - it logs `train_loss` and `train_accuracy` once an epoch (`on_step=False, on_epoch=True`) and, if it has a
-  `test_step`, `test_loss` and `test_accuracy` with it: as tensors in the dtype of the training, since Lightning rounds
-  numbers to 32 bits;
+  `test_step`, `test_loss` and `test_accuracy` with it (without, rung 10 does not look at them): as tensors in the dtype
+  of the training, since Lightning rounds numbers to 32 bits; for rung 12 with `sync_dist=True`; for rung 13 as averages
+  of the whole epoch, of which a checkpoint holds the sums so far (`LitMNIST` saves its own: `self.log` alone begins
+  anew);
 - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
 """
 
@@ -22,6 +24,7 @@ import importlib
 import json
 import os
 import signal
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,8 @@ def record(
     data.setup()
     check_rows(given, len(data.train), devices)
     loaded = layout.keyed("loaded", layout.parameters)
+    if checkpoint and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
+        raise InputError(f"{checkpoint}: not a checkpoint; name one that --kill_after has left, or remove it")
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None, weights_only=False)
     recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
@@ -175,8 +180,10 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         `layers` and `parameters`, names and numbers in the order of the data's way through them, `all_parameters`, how
         many the port has in all; `shape/<layer>` as
         Keras has it, H, W, C; `train/images`, `train/labels`, `train/pixels`, `train/one_hot` and the same of `test`:
-        digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [epochs, I]: the
-        training images in the order of each epoch; `batch_sizes` of an epoch; `images`, how many there are to train on.
+        digests of the arrays as they reach the model, in float32; `initial/<seed>/<key>`; `order` [10, I]: the training
+        images in the order of each epoch; `same_order`, whether a second data module with the same seed has the same;
+        `batch_sizes` of an epoch, and the `documented_batch_sizes`, where 100 are asked for; `images`, how many there
+        are to train on.
     """
     candidate_class = load_candidate(candidate)
     module = candidate_class(learning_rate=0.001)
@@ -185,7 +192,7 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         raise InputError(
             f"--candidate {candidate}: its data module has to serve what `train_batches` returns, no other way"
         )
-    data = data_module(candidate_class)(data_dir, batch_size=128)
+    data = data_module(candidate_class)(data_dir, batch_size=128)  # does not divide 60,000
     data.prepare_data()
     data.setup()
     trainer = make_trainer(1, None, "32-true")
@@ -213,17 +220,27 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         drawn = Layout(candidate_class(learning_rate=0.001), candidate)
         recorded |= drawn.keyed(f"initial/{seed}", drawn.parameters)
 
-    batches = data.train_batches()
-    epochs = []
-    for epoch in range(3):
-        batches.set_epoch(epoch)
-        epochs.append(list(batches))
+    epochs, again = batches_of(data, epochs=10), batches_of(data, epochs=1)
     orders = [torch.cat(epoch).numpy() for epoch in epochs]
     longest = max(map(len, orders))
     recorded["order"] = np.stack([np.pad(order, (0, longest - len(order)), constant_values=-1) for order in orders])
+    recorded["same_order"] = np.array(np.array_equal(orders[0], torch.cat(again[0]).numpy()))
     recorded["batch_sizes"] = np.array([len(batch) for batch in epochs[0]])
+    documented = data_module(candidate_class)(data_dir, batch_size=100)
+    documented.setup()
+    recorded["documented_batch_sizes"] = np.array([len(batch) for batch in batches_of(documented, epochs=1)[0]])
     recorded["images"] = np.array(len(data.train))
     return recorded
+
+
+def batches_of(data: MNISTDataModule, epochs: int) -> list[list[Tensor]]:
+    """Return the indices of every batch of some epochs."""
+    batches = data.train_batches()
+    listed = []
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        listed.append(list(batches))
+    return listed
 
 
 def load_candidate(name: str) -> type[L.LightningModule]:
@@ -231,8 +248,10 @@ def load_candidate(name: str) -> type[L.LightningModule]:
     module_name, _, class_name = name.partition(":")
     try:
         candidate = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"--candidate {name}: {error}; expected package.module:Class") from error
+    except Exception as error:  # its file may do anything
+        raise InputError(
+            f"--candidate {name}: {type(error).__name__}: {error}; expected package.module:Class"
+        ) from error
     if not (isinstance(candidate, type) and issubclass(candidate, L.LightningModule)):
         raise InputError(f"--candidate {name}: not a LightningModule")
     return candidate

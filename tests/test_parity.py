@@ -14,14 +14,16 @@ import torch
 from conftest import Command
 
 from keras_ref import ladder
+from keras_ref.ladder import Arrays
 from keras_ref.pitfalls import PITFALLS, STEPS, caught
 from keras_ref.plan import RUNGS, Verdict, climb, glorot_uniform
+from keras_ref.tolerances import DRAWN_AGAIN
 from keras_ref.workers import Workers
 from lit_mnist import LitMNIST, mutants
 from lit_mnist.cli import InputError
 from lit_mnist.mutants import CORRECT, FlattensAsKeras
 from lit_mnist.recording import Layout
-from lit_mnist.trace_files import TraceInputs, write_arrays
+from lit_mnist.trace_files import WEIGHTS, TraceInputs, write_arrays
 
 
 def climb_to_the_end(workers: Workers) -> list[Verdict]:
@@ -84,6 +86,48 @@ def test_what_changes_it_is_noticed(name: str, workers: Workers) -> None:
     assert mutant.as_predicted, mutant
 
 
+def shuffled(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(60_000)
+
+
+def chunks(size: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.arange(60_000).reshape(-1, size))
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"order": [np.concatenate(chunks(8)), shuffled(1)]}, "neighbours"),
+        ({"order": [shuffled(), shuffled(1), shuffled(1)]}, "another order in each epoch"),
+        ({"documented_batch_sizes": np.full(469, 128)}, "batches of 100 images"),
+    ],
+)
+def test_rung_1_knows_how_an_epoch_of_keras_looks(change: dict[str, Any], rule: str, keras_facts: Arrays) -> None:
+    ours = {name: array for name, array in keras_facts.items() if "/" in name}
+    ours |= {"order": [shuffled(), shuffled(1)], "images": np.array(60_000)}
+    ours |= {"batch_sizes": np.full(600, 100), "documented_batch_sizes": np.full(600, 100)}
+    assert all(found.holds for found in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts))
+    ours |= change
+    failed = [one.what for one in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts) if not one.holds]
+    assert any(what.startswith(rule) for what in failed)
+
+
+@pytest.mark.parametrize("shared", ["kernels", "units", "seeds", None])
+def test_rung_3_notices_draws_that_come_again(shared: str | None) -> None:
+    ours = {}
+    for seed in (0, 1):
+        rng = np.random.default_rng(0 if shared == "seeds" else seed)
+        for key in ("conv/kernel", "hidden/kernel", "output/kernel"):
+            shape = WEIGHTS[key]
+            drawn = (np.random.default_rng(seed) if shared == "kernels" else rng).uniform(-1, 1, shape)
+            if shared == "units":
+                drawn[..., shape[-1] // 2 :] = drawn[..., : shape[-1] // 2]
+            ours[f"initial/{seed}/{key}"] = (drawn * ladder.glorot_bound(shape)).astype(np.float32)
+    shares = ladder.drawn_again(ours)
+    assert len(shares) == 3
+    assert (max(shares.values()) > DRAWN_AGAIN) == (shared is not None)
+
+
 def test_every_rung_has_a_mutant_that_it_stops() -> None:
     assert {pitfall.rung for pitfall in PITFALLS.values()} == set(RUNGS)
 
@@ -129,6 +173,7 @@ def test_the_largest_difference_is_named_by_its_place() -> None:
         ("no_such_module:Port", "--candidate no_such_module:Port"),
         ("lit_mnist:KerasAdam", "not a LightningModule"),
         ("lit_mnist", "expected package.module:Class"),
+        (".relative:Port", "--candidate .relative:Port"),
     ],
 )
 def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
@@ -145,6 +190,8 @@ def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
     [
         (["--output", "none/out.npz"], "none/out.npz: there is no such directory"),
         (["--output", "out.npz", "--kill_after", "3"], "--kill_after 3: give the --checkpoint"),
+        (["--output", "out.npz", "--kill_after", "3", "--checkpoint", ""], "--kill_after 3: give the --checkpoint"),
+        (["--output", "."], "a directory; name a file"),
         (["--output", "out.npz"], "in.npz: "),
     ],
 )
@@ -241,6 +288,8 @@ def test_a_torn_file_is_named(content: bytes, tmp_path: Path) -> None:
         ({"steps_per_epoch": np.array([1, 2])}, "expected what"),
         ({"batches": np.full((2, 3), -1)}, "row without an image"),
         ({"steps_per_epoch": np.asarray(0)}, "steps_per_epoch is 0"),
+        ({"steps_per_epoch": np.asarray(1.5)}, "expected a whole number"),
+        ({"steps_per_epoch": np.asarray(np.inf)}, "expected what"),
         ({"weights/conv/bias": np.zeros(7)}, "weights/conv/bias is float64"),
         ({"run_id": None}, "run_id is missing"),
     ],

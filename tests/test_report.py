@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import Command
 from matplotlib.image import imread
 
@@ -20,7 +22,8 @@ from keras_ref.report import gather, write_report
 from keras_ref.workers import Workers
 
 STEPS = 60
-CONFIG: dict[str, Any] = {"candidate": "lit_mnist:LitMNIST", "steps": STEPS, "seed": 0, "seeds": 0}
+CONFIG: dict[str, Any] = {"candidate": "lit_mnist:LitMNIST", "rungs": None, "steps": STEPS, "seed": 0, "dtype": "both"}
+CONFIG |= {"seeds": 0, "devices": False, "resume": False, "mutants": False}
 
 
 class Page(HTMLParser):
@@ -166,6 +169,13 @@ def test_the_table_of_the_terminal_has_a_row_a_rung() -> None:
     assert cells[2] == ["", "1e-15 of 1e-12"]
     assert cells[3] == ["equal", "3 x Keras' error of 2"]
     assert cells[4] == ["holds", "[bold red]FAILS[/]"]
+
+
+def test_the_command_of_the_report_is_accepted(report: Path, command: Command) -> None:
+    words = shlex.split(json.loads((report / "parity.json").read_text())["command"])
+    finished = command(*words[1:], "--print_config")
+    assert finished.returncode == 0, finished.stderr
+    assert yaml.safe_load(finished.stdout) | {"data_dir": 0, "report": 0} == CONFIG | {"data_dir": 0, "report": 0}
 
 
 @pytest.mark.parametrize(
