@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Flags, Process, checkpoints, is_running, results
 
+from lit_mnist.interruption import FIRST_PROCESS
+
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
 
@@ -61,9 +63,17 @@ def assert_same_results(run: Path, one: Path) -> None:
 
 
 def wait_for_a_child(process: Process) -> list[int]:
-    while not (children := process.children()) and process.process.poll() is None:
+    """Return the processes that were started to train; before, an import may run a command for a moment."""
+    while not (children := list(filter(trains, process.children()))) and process.process.poll() is None:
         time.sleep(0.01)
     return children
+
+
+def trains(pid: int) -> bool:
+    try:
+        return FIRST_PROCESS.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("devices", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4, 7))])
