@@ -31,7 +31,8 @@ HINTS = {
     10: "the steps agree, the report does not: look at how batches are averaged over an epoch; less than 1e-7 off in "
     "float64 is a value that was logged in 32 bits",
     11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
-    12: "one device agrees, several do not: look at how batches, averages and test images are shared out",
+    12: "one device agrees, several do not: look at how batches, averages and test images are shared out, and whether "
+    "all devices draw one order",
     13: "it agrees if nothing happens: look at what a checkpoint holds: m, v, t, place in the epoch, running sums",
 }
 

@@ -220,15 +220,16 @@ def record_facts(candidate: str, data_dir: str, seeds: int) -> dict[str, np.ndar
         drawn = Layout(candidate_class(learning_rate=0.001), candidate)
         recorded |= drawn.keyed(f"initial/{seed}", drawn.parameters)
 
-    epochs, again = batches_of(data, epochs=10), batches_of(data, epochs=1)
+    documented = data_module(candidate_class)(data_dir, batch_size=100)
+    documented.setup()
+    documented.trainer = trainer
+    epochs, (again,) = batches_of(data, epochs=10), batches_of(documented, epochs=1)
     orders = [torch.cat(epoch).numpy() for epoch in epochs]
     longest = max(map(len, orders))
     recorded["order"] = np.stack([np.pad(order, (0, longest - len(order)), constant_values=-1) for order in orders])
-    recorded["same_order"] = np.array(np.array_equal(orders[0], torch.cat(again[0]).numpy()))
+    recorded["same_order"] = np.array(np.array_equal(orders[0], torch.cat(again).numpy()))
     recorded["batch_sizes"] = np.array([len(batch) for batch in epochs[0]])
-    documented = data_module(candidate_class)(data_dir, batch_size=100)
-    documented.setup()
-    recorded["documented_batch_sizes"] = np.array([len(batch) for batch in batches_of(documented, epochs=1)[0]])
+    recorded["documented_batch_sizes"] = np.array([len(batch) for batch in again])
     recorded["images"] = np.array(len(data.train))
     return recorded
 

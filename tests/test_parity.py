@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from conftest import Command
 from keras_ref import ladder
 from keras_ref.ladder import Arrays
 from keras_ref.pitfalls import PITFALLS, STEPS, caught
-from keras_ref.plan import RUNGS, Verdict, climb, glorot_uniform
+from keras_ref.plan import RUNGS, Plan, Verdict, climb, glorot_uniform
 from keras_ref.tolerances import DRAWN_AGAIN
 from keras_ref.workers import Workers
-from lit_mnist import LitMNIST, mutants
+from lit_mnist import LitMNIST, MNISTDataModule, mutants
 from lit_mnist.cli import InputError
+from lit_mnist.data import Batches
 from lit_mnist.mutants import CORRECT, FlattensAsKeras
-from lit_mnist.recording import Layout
+from lit_mnist.recording import Layout, record_facts
 from lit_mnist.trace_files import WEIGHTS, TraceInputs, write_arrays
 
 
@@ -110,6 +112,23 @@ def test_rung_1_knows_how_an_epoch_of_keras_looks(change: dict[str, Any], rule: 
     ours |= change
     failed = [one.what for one in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts) if not one.holds]
     assert any(what.startswith(rule) for what in failed)
+
+
+class DrawsAnew(LitMNIST):
+    """Each device draws an order of its own."""
+
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            batches = super().train_batches()
+            batches.seed = np.random.default_rng().integers(2**32)
+            return batches
+
+
+@pytest.mark.parametrize(("candidate", "same"), [("lit_mnist:LitMNIST", True), ("test_parity:DrawsAnew", False)])
+def test_rung_12_notices_devices_that_draw_an_order_each(candidate: str, same: bool, data_dir: Path) -> None:
+    facts = record_facts(candidate, str(data_dir), seeds=2)
+    workers: Any = SimpleNamespace(facts=lambda: (facts, {}))
+    assert next(Plan(workers, STEPS, 0).devices()).holds == same
 
 
 @pytest.mark.parametrize("shared", ["kernels", "units", "seeds", None])
