@@ -13,11 +13,15 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 
 from keras_ref.ladder import Arrays
 from keras_ref.workers import Workers
 from lit_mnist.mnist_files import prepare_files
 
+# One thread, here and in every process that a test starts: sums differ with the number.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background; the tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -107,7 +111,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            env=os.environ | environment,
         )
 
     def wait_for_step(self, step: int) -> None:

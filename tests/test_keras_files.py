@@ -89,7 +89,7 @@ GOOD.append("run/checkpoints/epoch=01.keras")
 def files(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, command: Command) -> Path:
     """A directory of files that Keras wrote. Tests only read them."""
     directory = tmp_path_factory.mktemp("keras_files")
-    finished = command("-c", WRITE, directory, data_dir, OMP_NUM_THREADS="1")
+    finished = command("-c", WRITE, directory, data_dir)
     assert finished.returncode == 0, finished.stderr
     return directory
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,6 @@ FLAGS: dict[str, Any] = {
     "validation_images": 200,
     "checkpoint_every_n_steps": 5,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Train in this process with one thread, as the processes that are sent signals do: sums differ with the number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +169,12 @@ def test_several_devices_resume_as_one_does(
     flags = flags | {"devices": devices, "precision": precision, "batch_size": 96, "max_epochs": 2}
     # 59,760 images are left to train on: the last batch of an epoch, too, divides among two and among three devices.
     flags |= {"output_dir": tmp_path, "checkpoint_every_n_steps": 3, "validation_images": 240}
-    finished = command(*command_line(flags | {"run_name": "whole"}), OMP_NUM_THREADS="1")
+    finished = command(*command_line(flags | {"run_name": "whole"}))
     assert (finished.returncode, finished.stderr) == (0, "")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     for step in (3, 6):
         shutil.copy(tmp_path / "whole" / "checkpoints" / f"step={step:05}.ckpt", tmp_path / "run" / "checkpoints")
-    finished = command(*command_line(flags | {"run_name": "run", "resume": "last"}), OMP_NUM_THREADS="1")
+    finished = command(*command_line(flags | {"run_name": "run", "resume": "last"}))
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "Goes on after step 6," in finished.stdout
     assert_same(tmp_path / "run", tmp_path / "whole")
@@ -219,7 +210,7 @@ def test_a_signal_ends_the_run_so_that_it_can_go_on(
         return
     epochs = math.ceil((stopped_at + 1) / STEPS)
     arguments = shlex.split(line.removeprefix("To go on: python "))
-    finished = command(*arguments, "--max_epochs", epochs, OMP_NUM_THREADS="1")
+    finished = command(*arguments, "--max_epochs", epochs)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert f"Goes on after step {stopped_at}," in finished.stdout
     train(**FLAGS | {"data_dir": flags["data_dir"], "max_epochs": epochs}, output_dir=str(tmp_path), run_name="whole")
