@@ -176,9 +176,8 @@ def read_checkpoint(path: Path, trainer: L.Trainer, module: LitMNIST, settings: 
     """
     try:
         members = _members(path)
-        # A fault in it shows as one of a dozen exceptions.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # a fault in the file shows as one of a dozen exceptions; it is refused
         raise UnusableCheckpointError(f"{path}: not a whole checkpoint ({_first_line(error)})") from error
     try:
         theirs = checkpoint["callbacks"]["Checkpoints"]["settings"]

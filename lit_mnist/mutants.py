@@ -25,7 +25,7 @@ class Optimizer(LitMNIST):
         return self.optimizer(self.parameters(), self.hparams["learning_rate"])
 
     def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-        raise NotImplementedError
+        raise NotImplementedError  # each wrong port brings its own
 
 
 class Epsilon1e8(Optimizer):
@@ -220,7 +220,7 @@ class Data(MNISTDataModule):
         return self.change(images), labels
 
     def change(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each wrong port brings its own
 
 
 class PixelsNotScaled(LitMNIST):

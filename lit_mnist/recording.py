@@ -86,10 +86,11 @@ def record(
     data.setup()
     check_rows(given, len(data.train), devices)
     loaded = layout.keyed("loaded", layout.parameters)
-    if checkpoint and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
-        raise InputError(f"{checkpoint}: not a checkpoint; name one that --kill_after has left, or remove it")
+    earlier = checkpoint if checkpoint and checkpoint.exists() else None
+    if earlier and not zipfile.is_zipfile(earlier):
+        raise InputError(f"{earlier}: not a checkpoint; name one that --kill_after has left, or remove it")
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
-    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None, weights_only=False)
+    trainer.fit(module, data, ckpt_path=earlier, weights_only=False)
     recorder.recorded |= loaded | layout.state("", trainer.optimizers[0])
     return recorder.finished(trainer.strategy) | {
         **reported_test(trainer, module, data),

@@ -62,7 +62,7 @@ def test_the_third_party_notices_a_wrong_gradient(workers: Workers) -> None:
 
 
 @settings(
-    max_examples=8,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
