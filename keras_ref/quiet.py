@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-from lit_mnist.cli import InputError
+from lit_mnist.runs.command import InputError
 
 
 def import_keras() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt
 
-from keras_ref.display import Display, make_console
-from keras_ref.pitfalls import PITFALLS
-from keras_ref.recorded import RECORDED
-from keras_ref.tolerances import MARGINS
-from keras_ref.workers import Side, Workers
-from lit_mnist.cli import InputError, run
-from lit_mnist.run_directory import versions, write_file
+from keras_ref.parity.display import Display, make_console
+from keras_ref.parity.pitfalls import PITFALLS
+from keras_ref.parity.recorded import RECORDED
+from keras_ref.parity.tolerances import MARGINS
+from keras_ref.parity.workers import Side, Workers
+from lit_mnist.runs.command import InputError, run
+from lit_mnist.runs.directory import versions, write_file
 
 PORT = "lit_mnist:LitMNIST"
 

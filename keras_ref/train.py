@@ -9,8 +9,8 @@ from jsonargparse.typing import PositiveInt
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.cli import BatchSize, LearningRate, Seed, run
-from lit_mnist.run_directory import (
+from lit_mnist.runs.command import BatchSize, LearningRate, Seed, run
+from lit_mnist.runs.directory import (
     create_run_directory,
     plan_run_directory,
     result_lines,

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from lit_mnist.cli import InputError
 from lit_mnist.mnist_files import prepare_files
+from lit_mnist.runs.command import InputError
 
 CLASSES = 10
 EVALUATION_BATCH_SIZE = 1000  # of no effect on a result; the largest that stays within the cache of a usual CPU core

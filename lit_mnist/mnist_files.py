@@ -13,7 +13,7 @@ import filelock
 import torchvision
 from torchvision.datasets.utils import calculate_md5
 
-from lit_mnist.cli import InputError
+from lit_mnist.runs.command import InputError
 
 # md5 of each file after `gunzip`. Those of the packed files are in torchvision.datasets.MNIST.resources.
 UNPACKED_MD5 = {

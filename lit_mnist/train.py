@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from lit_mnist.cli import BatchSize, Devices, InputError, LearningRate, Seconds, Seed, run
-from lit_mnist.interruption import Interruption, end_with_first_process, told_ends
-from lit_mnist.run_directory import (
+from lit_mnist.runs.command import BatchSize, Devices, InputError, LearningRate, Seconds, Seed, run
+from lit_mnist.runs.directory import (
     check_environment,
     continue_run_directory,
     create_run_directory,
@@ -25,6 +24,7 @@ from lit_mnist.run_directory import (
     versions,
     write_results,
 )
+from lit_mnist.runs.signals import Interruption, end_with_first_process, told_ends
 
 if TYPE_CHECKING:
     import lightning as L
@@ -115,11 +115,11 @@ def train(
         import lightning as L
         from rich import get_console
 
-        from lit_mnist.callbacks import EpochResults, layer_table, silence_lightning
-        from lit_mnist.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
         from lit_mnist.data import MNISTDataModule
         from lit_mnist.mnist_files import dataset_digest
         from lit_mnist.module import LitMNIST
+        from lit_mnist.runs.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
+        from lit_mnist.runs.progress import EpochResults, layer_table, silence_lightning
 
         silence_lightning()
         console = get_console()  # the one that the progress bar draws on
@@ -216,7 +216,7 @@ def make_trainer(
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich import get_console
 
-    from lit_mnist.callbacks import ProgressBar
+    from lit_mnist.runs.progress import ProgressBar
 
     devices = flags["devices"]
     if devices == "auto" and TorchElasticEnvironment.detect():

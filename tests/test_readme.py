@@ -8,8 +8,8 @@ import pytest
 import yaml
 from conftest import Command
 
-from keras_ref.pitfalls import PITFALLS
-from keras_ref.recorded import accuracy_lost
+from keras_ref.parity.pitfalls import PITFALLS
+from keras_ref.parity.recorded import accuracy_lost
 from lit_mnist.data import MNISTDataModule
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -1,0 +1,212 @@
+"""The report of a climb: `parity.json`, all that was found, and `report.html`, a page made of it and nothing else."""
+
+import io
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_ref.parity.display import found
+from keras_ref.parity.ladder import Arrays, largest_difference, relative_error
+from keras_ref.parity.pitfalls import PITFALLS, Caught
+from keras_ref.parity.plan import RUNGS, Plan, Verdict
+from keras_ref.parity.recorded import accuracy_lost, recorded
+from keras_ref.parity.tolerances import FLOAT64, MARGINS
+from keras_ref.parity.workers import Workers
+from lit_mnist.runs.command import InputError
+from lit_mnist.runs.directory import versions, write_file
+from lit_mnist.trace.files import WEIGHTS
+
+THRESHOLDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # nats; beyond which two losses of a step are said to have parted
+TENSORS = [f"{kind}/{key}" for kind in ("weights", "adam_m", "adam_v") for key in WEIGHTS] + ["probabilities"]
+
+
+def prepare_report(directory: Path) -> None:
+    """Make the directory of a report.
+
+    Raises:
+        InputError: if it cannot be written to; it is better to know before the work than after it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("parity.json", "report.html"):
+            if (directory / name).is_dir():
+                raise IsADirectoryError(f"{name} in it is a directory")
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(f"--report {directory}: {error}; give a directory that can be written") from error
+
+
+def write_report(directory: Path, findings: Mapping[str, Any]) -> None:
+    """Write `parity.json`, `report.html` and its pictures, of what `gather` returned."""
+    from keras_ref.parity import report_figures
+
+    write_file(directory / "parity.json", (json.dumps(findings, indent=1, allow_nan=False) + "\n").encode())
+    figures = report_figures.draw(findings)
+    for name, figure in figures.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        write_file(directory / f"{name}.png", picture.getvalue())
+    pictures = {name: report_figures.svg(figure, name) for name, figure in figures.items()}
+    write_file(directory / "report.html", render(findings, pictures).encode())
+
+
+def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """Return the page: everything is in it, nothing is loaded from elsewhere."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup, escape
+
+    environment = Environment(
+        loader=PackageLoader("keras_ref.parity", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["flags"] = lambda text: Markup(re.sub(r"(--\w+ \S+)", r"<code>\1</code>", str(escape(text))))
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return environment.get_template("report.html").render(findings, pictures=pictures)
+
+
+def gather(
+    config: Mapping[str, Any], verdicts: Sequence[Verdict], caught: Sequence[Caught], said: str, workers: Workers
+) -> dict[str, Any]:
+    """Gather all that a climb found, as JSON can hold it; None stands for what is no number.
+
+    Args:
+        config: the flags of the command.
+        verdicts: of the rungs that were climbed.
+        caught: where the mutants were stopped, if they were run.
+        said: the conclusion, as the terminal shows it.
+        workers: with the records of the trainings.
+    """
+    return {
+        "candidate": config["candidate"],
+        "holds": all(verdict.holds for verdict in verdicts) and all(one.as_predicted for one in caught),
+        "conclusion": said.splitlines(),
+        "command": command_line(config),
+        "steps": config["steps"],
+        "rungs": [rung(verdict) for verdict in verdicts],
+        "trajectory": trajectory(Plan(workers, config["steps"], config["seed"]), verdicts),
+        "distribution": distribution(workers, config["seeds"]) if any(one.number == 11 for one in verdicts) else None,
+        "mutants": [mutant(one) for one in caught],
+        "float64": FLOAT64,
+        "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),
+        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
+        "written": datetime.now(timezone.utc).isoformat(timespec="minutes"),  # Python 3.10 has no UTC
+    }
+
+
+def rung(verdict: Verdict) -> dict[str, Any]:
+    name, compared = RUNGS[verdict.number]
+    comparisons = [
+        {"what": one.what, "difference": number(one.difference), "tolerance": one.tolerance, "holds": one.holds}
+        for one in verdict.comparisons
+    ]
+    return {
+        "number": verdict.number,
+        "name": name,
+        "compared": compared,
+        "dtype": verdict.dtype,
+        "holds": verdict.holds,
+        "found": found(verdict),
+        "comparisons": comparisons,
+    }
+
+
+def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
+    """Return what rung 9 looked at, of each precision that got there; None if none did.
+
+    - `losses`: of every step, by side and precision, in nats per image;
+    - `parted`: for each pair of trainings, the first step (from 1) at which their losses differ by more than each of
+      `thresholds`, None where none does;
+    - `tensors`: for each tensor, in float64 the largest difference of any element, in float32 the root
+      mean square error of each side against Keras' float64 run, relative to the tensor's own.
+    """
+    dtypes = [verdict.dtype for verdict in verdicts if verdict.number == 9]
+    if not dtypes:
+        return None
+    records: dict[tuple[str, str], Arrays] = {}
+    for dtype in dtypes:
+        records["port", dtype], records["keras", dtype] = plan.trace("long", dtype)
+    exact = records["keras", "float64"] = plan.workers.theirs(plan.inputs("long", "float64"))
+
+    pairs = [((side, "float32"), ("keras", dtype)) for side in ("port", "keras") for dtype in ("float32", "float64")]
+    pairs = [(("port", "float64"), ("keras", "float64")), *(pair for pair in pairs if pair[0] != pair[1])]
+    parted = []
+    for one, other in pairs:
+        if one in records and other in records:
+            losses_of_both = (records[one]["loss"], records[other]["loss"])
+            steps = min(map(len, losses_of_both))  # a candidate may stop early
+            apart = np.nan_to_num(np.abs(losses_of_both[0][:steps] - losses_of_both[1][:steps]), nan=np.inf)
+            first = [int(np.argmax(apart > limit)) + 1 if (apart > limit).any() else None for limit in THRESHOLDS]
+            parted.append({"one": " ".join(one), "other": " ".join(other), "first": first, "last": number(apart[-1])})
+    tensors: dict[str, dict[str, float | None]] = {name: {} for name in TENSORS}
+    for side, dtype in records:
+        for name in TENSORS:
+            found = records[side, dtype].get(name)
+            if dtype == "float32":
+                tensors[name][f"{side} {dtype}"] = number(relative_error(found, exact[name]))
+            elif side == "port":
+                tensors[name][f"{side} {dtype}"] = number(largest_difference(found, exact[name])[0])
+    losses = {" ".join(key): [number(loss) for loss in record["loss"]] for key, record in records.items()}
+    return {"losses": losses, "thresholds": THRESHOLDS, "parted": parted, "tensors": tensors}
+
+
+def distribution(workers: Workers, seeds: int) -> dict[str, Any]:
+    """Return the test results of every run, of the candidate and of the recorded ones of Keras, and the margins."""
+    ours, theirs = workers.results("ours", seeds), recorded()["keras"]
+    return {
+        name: {"port": [float(x) for x in ours[name]], "keras": theirs[name], "margin": margin}
+        for name, margin in MARGINS.items()
+    }
+
+
+def mutant(one: Caught) -> dict[str, Any]:
+    """Say where a mutant was stopped, and what its mistake costs as far as it was recorded."""
+    pitfall = PITFALLS[one.name]
+    return {
+        "name": one.name,
+        "mistake": pitfall.mistake,
+        "right": pitfall.right,
+        "predicted": pitfall.rung,
+        "rung": one.rung,
+        "what": one.what,
+        "difference": number(one.difference),
+        "as_predicted": one.as_predicted,
+        "accuracy_lost": number(accuracy_lost(one.name)),
+    }
+
+
+def command_line(config: Mapping[str, Any]) -> str:
+    """Return the command that gives the same again; where the data set and the report are is left to the reader."""
+    # What is false, 0 or null is so by default.
+    flags = [
+        f"--{name} {shlex.quote(json.dumps(value) if not isinstance(value, str) else value)}"
+        for name, value in config.items()
+        if value and name not in ("data_dir", "report")
+    ]
+    return " ".join(["python -m keras_ref.parity", *flags])
+
+
+def number(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

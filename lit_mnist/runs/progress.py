@@ -1,0 +1,134 @@
+"""What a training shows while it runs, and keeps of each epoch."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lit_mnist.module import LitMNIST
+from lit_mnist.runs.directory import write_metrics
+
+COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the device: not at every step
+
+
+class EpochResults(L.Callback):
+    """Collect a row of results an epoch, print it, and bring `metrics.csv` up to date.
+
+    The rows and the seconds of training travel with the checkpoints; what was trained after the last one before a run
+    was killed does not count.
+
+    Args:
+        console: where to print.
+        run_directory: where `metrics.csv` is; None writes nothing.
+    """
+
+    def __init__(self, console: Console, run_directory: Path | None) -> None:
+        self.console = console
+        self.run_directory = run_directory
+        self.rows: list[dict[str, float]] = []
+        self.earlier_seconds = 0.0
+        self.began = time.monotonic()  # and again with the first batch, once all processes are there
+
+    def seconds(self) -> float:
+        """Return the seconds since the first batch, and those before the checkpoint that the run was taken up from."""
+        return self.earlier_seconds + time.monotonic() - self.began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.earlier_seconds = state_dict["rows"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch + 1} | {name: metrics[name].item() for name in COLUMNS if name in metrics}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            if self.run_directory is not None:
+                write_metrics(self.run_directory, self.rows)
+            line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    @staticmethod
+    def _line(row: dict[str, float], epochs: int | None, seconds: float) -> str:
+        parts = [f"Epoch {row['epoch']:>2}/{epochs}", f"{seconds:5.1f} s"]
+        parts.append(f"loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}")
+        if "val_loss" in row:
+            parts.append(f"(validation {row['val_loss']:.4f}, {row['val_accuracy']:.4f})")
+        return "  ".join(parts)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then.
+
+    It leaves nothing behind: the lines of `EpochResults` stay.
+    """
+
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch or (batch_idx + 1) % BATCHES_BETWEEN_UPDATES == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, visible=False)
+        self.disable()  # testing and predicting take a second
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        assert isinstance(pl_module, LitMNIST)
+        loss, correct, images = pl_module.train_averages.sums().tolist()
+        return {"loss": loss / images, "accuracy": correct / images} if images else {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
+
+
+def layer_table(module: L.LightningModule) -> Table:
+    """List the layers of `module.model`: name, output shape without the batch, number of parameters."""
+    module.example_input_array = torch.zeros(1, 1, 28, 28)
+    summary = ModelSummary(module, max_depth=2)
+    module.example_input_array = None
+    table = Table("layer", "output shape (C, H, W)", title_justify="left")
+    table.add_column("parameters", justify="right")
+    for name, shape, count in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
+        if name.startswith("model."):
+            table.add_row(name.removeprefix("model."), " x ".join(map(str, shape[1:])), f"{count:,}")
+    table.add_section()
+    table.add_row("total", "", f"{summary.total_parameters:,}")
+    return table
+
+
+def silence_lightning() -> None:
+    """Turn off what Lightning says that the user of the command can do nothing about, adverts included."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Without --validation_images there are no validation batches, on purpose.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
+    # The batches are taken from memory; a worker process would only copy them once more.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Results are logged once an epoch, whatever the interval for those of a step.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # --precision 16-mixed on a CPU: train refuses it with a line of its own.
+    warnings.filterwarnings("ignore", message=".*not supported on CPU.*")
+    # lightning 2.6.6 calls a function of torch that torch 2.14 deprecates.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)

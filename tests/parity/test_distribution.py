@@ -1,0 +1,89 @@
+"""Rung 11: results over seeds, and the test of their equivalence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command
+
+from keras_ref.parity import ladder
+from keras_ref.parity.ladder import Arrays, power
+from keras_ref.parity.plan import climb
+from keras_ref.parity.recorded import recorded
+from keras_ref.parity.tolerances import MARGINS
+from keras_ref.parity.workers import Workers
+from lit_mnist.trace.recording import record_results
+
+
+def draw(seed: int, runs: int = 20, accuracy: float = 0.984, loss: float = 0.05, spread: float = 1.0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    return {
+        "test_accuracy": rng.normal(accuracy, 0.001 * spread, runs),
+        "test_loss": rng.normal(loss, 0.003 * spread, runs),
+    }
+
+
+def holds(ours: Arrays, theirs: Arrays) -> list[bool]:
+    return [found.holds for found in ladder.distribution(ours, theirs)]
+
+
+def test_equal_distributions_are_shown_equal() -> None:
+    assert holds(draw(0), draw(1)) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        (draw(0, accuracy=0.9815), [False, True]),
+        (draw(0, accuracy=0.9865), [False, True]),  # better is different, too
+        (draw(0, loss=0.06), [True, False]),
+        (draw(0, spread=20), [False, False]),  # too much noise to tell is no proof
+        (draw(0, runs=1), [False, False]),
+        ({"test_accuracy": np.full(20, np.nan), "test_loss": np.full(20, np.nan)}, [False, False]),
+    ],
+)
+def test_what_is_not_shown_equal_does_not_hold(ours: Arrays, expected: list[bool]) -> None:
+    assert holds(ours, draw(1)) == expected
+
+
+def test_a_port_at_the_margin_passes_in_one_case_of_twenty() -> None:
+    passed = np.mean(
+        [holds(draw(i, accuracy=0.984 + MARGINS["test_accuracy"]), draw(i + 10_000))[0] for i in range(500)]
+    )
+    assert 0.02 < passed < 0.09
+
+
+def test_power_is_what_drawing_at_random_gives() -> None:
+    margin, spread = 0.0025, 0.0025
+    passed = [holds(draw(i, spread=2.5), draw(i + 10_000, spread=2.5))[0] for i in range(500)]
+    assert power(20, spread, 20, margin) == pytest.approx(np.mean(passed), abs=0.05)
+
+
+def test_the_recorded_runs_are_at_least_20_of_keras_and_as_many_of_the_port() -> None:
+    for side in ("keras", "port"):
+        for name in MARGINS:
+            assert len(recorded()[side][name]) >= 20
+            assert len(set(recorded()[side][name])) > 10  # not one run copied
+    assert holds(recorded()["port"], recorded()["keras"]) == [True, True]
+
+
+def test_the_results_recorded_of_the_port_are_those_of_its_command(
+    tmp_path: Path, data_dir: Path, command: Command
+) -> None:
+    flags = ["--max_epochs", 1, "--seed", 3, "--data_dir", data_dir, "--output_dir", tmp_path, "--run_name", "one"]
+    assert command("-m", "lit_mnist.train", *flags).returncode == 0
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())
+    results = record_results("lit_mnist:LitMNIST", str(data_dir), seed=3, epochs=1)
+    assert results["test_accuracy"] == pytest.approx(summary["test_accuracy"], abs=2e-4)
+    assert results["test_loss"] == pytest.approx(summary["test_loss"], abs=1e-4)
+    assert results["train_loss"].shape == results["train_accuracy"].shape == (1,)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_rung_11_passes_the_port_and_stops_the_order_by_classes(workers: Workers) -> None:
+    (port,) = climb(workers, [11], seeds=20)
+    assert port.holds, port.comparisons
+    (mutant,) = climb(workers.of("lit_mnist.mutants:ClassByClass"), [11], seeds=2)
+    assert not mutant.holds

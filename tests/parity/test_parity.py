@@ -1,0 +1,369 @@
+"""The parity ladder: the port climbs it, and every mutant is stopped at the rung that was predicted for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+
+from keras_ref.parity import ladder
+from keras_ref.parity.ladder import Arrays
+from keras_ref.parity.pitfalls import PITFALLS, STEPS, caught
+from keras_ref.parity.plan import RUNGS, Plan, Verdict, climb, glorot_uniform
+from keras_ref.parity.tolerances import DRAWN_AGAIN
+from keras_ref.parity.workers import Workers
+from lit_mnist import LitMNIST, MNISTDataModule, mutants
+from lit_mnist.data import Batches
+from lit_mnist.mutants import CORRECT, FlattensAsKeras
+from lit_mnist.runs.command import InputError
+from lit_mnist.trace.files import WEIGHTS, TraceInputs, write_arrays
+from lit_mnist.trace.recording import Layout, record_facts
+
+
+def climb_to_the_end(workers: Workers) -> list[Verdict]:
+    """Climb in float64, as the command does, up to the first rung that does not hold."""
+    verdicts = []
+    for verdict in climb(workers, range(1, 11), STEPS, dtype="float64"):
+        verdicts.append(verdict)
+        if not verdict.holds:
+            break
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        candidate if candidate in (LitMNIST, FlattensAsKeras) else pytest.param(candidate, marks=pytest.mark.slow)
+        for candidate in CORRECT
+    ],
+    ids=lambda candidate: candidate.__name__,
+)
+def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], workers: Workers) -> None:
+    verdicts = climb_to_the_end(workers.of(f"{candidate.__module__}:{candidate.__name__}"))
+    assert [verdict.number for verdict in verdicts if verdict.holds] == list(range(1, 11))
+    assert all(verdict.comparisons for verdict in verdicts)
+
+
+SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherLearningRate", "LearningRateDecay")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name, pitfall in PITFALLS.items()
+        if pitfall.rung < 11
+    ],
+)
+def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> None:
+    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), range(1, 11), STEPS, dtype="float64"))
+    assert mutant.as_predicted, mutant
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", [12, 13])
+def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, workers: Workers) -> None:
+    (verdict,) = climb(workers, [rung], STEPS)
+    assert verdict.holds, verdict.shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "AveragesForgotten" else pytest.param(name, marks=pytest.mark.slow)
+        for name, pitfall in PITFALLS.items()
+        if pitfall.rung > 11
+    ],
+)
+def test_what_changes_it_is_noticed(name: str, workers: Workers) -> None:
+    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), [PITFALLS[name].rung], STEPS))
+    assert mutant.as_predicted, mutant
+
+
+def shuffled(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(60_000)
+
+
+def chunks(size: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.arange(60_000).reshape(-1, size))
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"order": [np.concatenate(chunks(8)), shuffled(1)]}, "neighbours"),
+        ({"order": [shuffled(), shuffled(1), shuffled(1)]}, "another order in each epoch"),
+        ({"documented_batch_sizes": np.full(469, 128)}, "batches of 100 images"),
+    ],
+)
+def test_rung_1_knows_how_an_epoch_of_keras_looks(change: dict[str, Any], rule: str, keras_facts: Arrays) -> None:
+    ours = {name: array for name, array in keras_facts.items() if "/" in name}
+    ours |= {"order": [shuffled(), shuffled(1)], "images": np.array(60_000)}
+    ours |= {"batch_sizes": np.full(600, 100), "documented_batch_sizes": np.full(600, 100)}
+    assert all(found.holds for found in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts))
+    ours |= change
+    failed = [one.what for one in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts) if not one.holds]
+    assert any(what.startswith(rule) for what in failed)
+
+
+class DrawsAnew(LitMNIST):
+    """Each device draws an order of its own."""
+
+    class data_module(MNISTDataModule):  # noqa: N801
+        def train_batches(self) -> Batches:
+            batches = super().train_batches()
+            batches.seed = np.random.default_rng().integers(2**32)
+            return batches
+
+
+@pytest.mark.parametrize(("candidate", "same"), [("lit_mnist:LitMNIST", True), ("test_parity:DrawsAnew", False)])
+def test_rung_12_notices_devices_that_draw_an_order_each(candidate: str, same: bool, data_dir: Path) -> None:
+    facts = record_facts(candidate, str(data_dir), seeds=2)
+    workers: Any = SimpleNamespace(facts=lambda: (facts, {}))
+    assert next(Plan(workers, STEPS, 0).devices()).holds == same
+
+
+@pytest.mark.parametrize("shared", ["kernels", "units", "seeds", None])
+def test_rung_3_notices_draws_that_come_again(shared: str | None) -> None:
+    ours = {}
+    for seed in (0, 1):
+        rng = np.random.default_rng(0 if shared == "seeds" else seed)
+        for key in ("conv/kernel", "hidden/kernel", "output/kernel"):
+            shape = WEIGHTS[key]
+            drawn = (np.random.default_rng(seed) if shared == "kernels" else rng).uniform(-1, 1, shape)
+            if shared == "units":
+                drawn[..., shape[-1] // 2 :] = drawn[..., : shape[-1] // 2]
+            ours[f"initial/{seed}/{key}"] = (drawn * ladder.glorot_bound(shape)).astype(np.float32)
+    shares = ladder.drawn_again(ours)
+    assert len(shares) == 3
+    assert (max(shares.values()) > DRAWN_AGAIN) == (shared is not None)
+
+
+def test_every_rung_has_a_mutant_that_it_stops() -> None:
+    assert {pitfall.rung for pitfall in PITFALLS.values()} == set(RUNGS)
+
+
+def test_every_pitfall_has_its_mutant_and_every_mutant_its_pitfall() -> None:
+    classes = {
+        name for name, thing in vars(mutants).items() if isinstance(thing, type) and "lit_mnist.mutants" in str(thing)
+    }
+    assert classes - {"Optimizer", "Model", "Data"} - {candidate.__name__ for candidate in CORRECT} == set(PITFALLS)
+
+
+def test_nan_and_missing_arrays_equal_nothing() -> None:
+    good = {"loss": np.array([1.0, 2.0])}
+    for ours in ({"loss": np.array([1.0, np.nan])}, {}, {"loss": np.array([1.0])}):
+        (found,) = ladder.loss(ours, good)
+        assert not found.holds
+    (found,) = ladder.loss({"loss": np.array([np.nan])}, {"loss": np.array([np.nan])})
+    assert not found.holds
+    (found,) = ladder.loss(good, good)
+    assert found.holds
+
+
+@pytest.mark.parametrize(("our_error", "holds"), [(1e-7, True), (1.9e-6, True), (2.1e-6, False), (np.nan, False)])
+def test_in_float32_our_error_is_held_against_that_of_keras(our_error: float, holds: bool) -> None:
+    exact = {"loss": np.array([1.0, 2.0, 0.5])}
+    theirs = {"loss": exact["loss"] + np.array([0, 1e-6, 0])}
+    ours = {"loss": exact["loss"] + np.array([0, 0, our_error])}
+    (found,) = ladder.loss(ours, theirs, exact)
+    assert found.holds == holds
+
+
+def test_the_largest_difference_is_named_by_its_place() -> None:
+    theirs = {"loss": np.zeros((3, 4))}
+    ours = {"loss": np.zeros((3, 4))}
+    ours["loss"][2, 1] = 1e-3
+    (found,) = ladder.loss(ours, theirs)
+    assert (found.what, found.difference) == ("loss[2, 1]", 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "says"),
+    [
+        ("no_such_module:Port", "--candidate no_such_module:Port"),
+        ("lit_mnist:KerasAdam", "not a LightningModule"),
+        ("lit_mnist", "expected package.module:Class"),
+        (".relative:Port", "--candidate .relative:Port"),
+    ],
+)
+def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
+    candidate: str, says: str, command: Command, data_dir: Path
+) -> None:
+    finished = command("-m", "keras_ref.parity", "--candidate", candidate, "--data_dir", data_dir)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--output", "none/out.npz"], "none/out.npz: there is no such directory"),
+        (["--output", "out.npz", "--kill_after", "3"], "--kill_after 3: give the --checkpoint"),
+        (["--output", "out.npz", "--kill_after", "3", "--checkpoint", ""], "--kill_after 3: give the --checkpoint"),
+        (["--output", "."], "a directory; name a file"),
+        (["--output", "out.npz"], "in.npz: "),
+    ],
+)
+def test_a_trace_that_cannot_be_made_is_refused_at_once(
+    flags: list[str], says: str, command: Command, tmp_path: Path
+) -> None:
+    finished = command("-m", "lit_mnist.trace", "--inputs", "in.npz", *flags, cwd=tmp_path)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert says in line
+    assert list(tmp_path.iterdir()) == []
+
+
+ANOTHER_TRAINING = """
+import json, numpy, sys
+job = json.loads(input())
+numpy.savez(open(job["output"], "wb"), run_id="xyz", loss=numpy.zeros(3))
+print(json.dumps({"done": job["output"]}))
+"""
+TORN = """
+import json, sys
+job = json.loads(input())
+open(job["output"], "wb").write(b"PK")
+print(json.dumps({"done": job["output"]}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("instead", "says"),
+    [
+        (ANOTHER_TRAINING, "record of another training"),
+        (TORN, "cannot be read"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with code -9"),
+        ("raise RuntimeError('no such layer')", "ended with code 1: RuntimeError: no such layer"),
+        ("pass", "ended with code 0: it said nothing"),
+        ("import time; time.sleep(600)", "nothing heard for 5 s"),
+    ],
+)
+def test_a_worker_that_fails_is_an_error_not_a_verdict(
+    instead: str, says: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+    started = []
+
+    def start(command: list[str], **flags: Any) -> Any:
+        started.append(popen([sys.executable, "-c", instead], **flags))
+        return started[-1]
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    monkeypatch.setattr("keras_ref.parity.workers.SILENCE", 5)
+    workers = Workers("lit_mnist:LitMNIST", tmp_path, str(data_dir))
+    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    inputs = TraceInputs("", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
+    with pytest.raises(InputError, match=says):
+        workers.both(inputs)
+    assert all(process.poll() is not None for process in started)  # nobody stays behind
+
+
+def test_what_was_recorded_does_not_change_with_the_next_step() -> None:
+    class Views(LitMNIST):
+        @staticmethod
+        def to_keras(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+            return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    layout = Layout(Views(), "a port")
+    recorded = layout.keyed("weights", layout.parameters)
+    before = {key: array.copy() for key, array in recorded.items()}
+    with torch.no_grad():
+        for parameter in layout.parameters.values():
+            parameter.add_(1)
+    assert all(np.array_equal(recorded[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip at all"])
+def test_a_torn_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"in\.npz: cannot be read"):
+        TraceInputs.read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dtype": np.asarray("int3")}, "dtype is int3"),
+        ({"batches": np.arange(6)}, r"batches is int64 \(6,\)"),
+        ({"batches": np.zeros((2, 3))}, "batches is float64"),
+        ({"batches": np.array([[0, -1, 2], [0, 1, 2]])}, "at the end of a row"),
+        ({"batches": np.full((2, 3), 1) * [1, 1, -5]}, "at the end of a row"),
+        ({"record_at": np.array([2])}, "record_at names a step"),
+        ({"record_at": np.array(0)}, "record_at is int64"),
+        ({"learning_rate": np.asarray(np.nan)}, "learning_rate is nan"),
+        ({"learning_rate": np.asarray("fast")}, "could not convert"),
+        ({"steps_per_epoch": np.array([1, 2])}, "expected what"),
+        ({"batches": np.full((2, 3), -1)}, "row without an image"),
+        ({"steps_per_epoch": np.asarray(0)}, "steps_per_epoch is 0"),
+        ({"steps_per_epoch": np.asarray(1.5)}, "expected a whole number"),
+        ({"steps_per_epoch": np.asarray(np.inf)}, "expected what"),
+        ({"weights/conv/bias": np.zeros(7)}, "weights/conv/bias is float64"),
+        ({"run_id": None}, "run_id is missing"),
+    ],
+)
+def test_inputs_that_cannot_be_trained_on_are_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    good = TraceInputs("id", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
+    good.write(tmp_path / "in.npz")
+    assert TraceInputs.read(tmp_path / "in.npz").epochs == 2
+    arrays = {name: array for name, array in (good.arrays() | change).items() if array is not None}
+    write_arrays(tmp_path / "in.npz", arrays)
+    with pytest.raises(InputError, match=says):
+        TraceInputs.read(tmp_path / "in.npz")
+
+
+def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, data_dir: Path) -> None:
+    flags = ["--data_dir", data_dir, "--dtype", "float64", "--steps", 10]
+    holds = command("-m", "keras_ref.parity", *flags, "--rungs", "[2,8]")
+    assert (holds.returncode, holds.stderr) == (0, "")
+    assert "was not run" in holds.stdout  # rung 11
+    fails = command(
+        "-m", "keras_ref.parity", *flags, "--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat",
+    )  # fmt: skip
+    assert (fails.returncode, fails.stderr) == (1, "")
+    assert "rung 8 (optimizer, float64)" in fails.stdout
+    assert "epsilon" in fails.stdout
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_ladder_that_is_interrupted_leaves_nothing_behind(
+    signum: int, code: int, tmp_path: Path, data_dir: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_ref.parity", "--data_dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    while process.poll() is None and not list(tmp_path.glob("parity-*/theirs-0.log")):
+        time.sleep(0.05)
+    time.sleep(1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.send_signal(signum)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("", code)
+    time.sleep(0.5)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not list(tmp_path.glob("parity-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_6000_steps_of_the_documented_training_agree(command: Command, data_dir: Path) -> None:
+    flags = ["--steps", 6_000, "--dtype", "float64", "--data_dir", data_dir]
+    finished = command("-m", "keras_ref.parity", *flags, timeout=1700)
+    assert (finished.returncode, finished.stderr) == (0, ""), finished.stdout
+    assert finished.stdout.count(" holds  ") == 10

@@ -1,0 +1,368 @@
+"""The MNIST files on disk, and the batches made of them."""
+
+import gzip
+import hashlib
+import multiprocessing
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import make_trainer
+from torch.utils.data import TensorDataset
+
+from keras_ref.data import SHA256 as MNIST_SHA256
+from keras_ref.data import load_data
+from keras_ref.parity.ladder import Arrays
+from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.data import Batches, on_device, one_hot, read_split, scale_pixels, stratified_sample
+from lit_mnist.mnist_files import UNPACKED_MD5, dataset_digest, prepare_files
+from lit_mnist.runs.command import InputError
+from lit_mnist.trace.files import digest
+
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = UNPACKED_MD5
+SIDES = {"ours": prepare_files, "theirs": load_data}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A data directory's `MNIST/raw`, empty."""
+    path = tmp_path / "MNIST" / "raw"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def filled_raw(raw: Path, data_dir: Path) -> Path:
+    """The same with the four unpacked files and no packed ones."""
+    for name in UNPACKED_MD5:
+        shutil.copy(data_dir / "MNIST" / "raw" / name, raw / name)
+    return raw
+
+
+# What both frameworks are given
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "train"), ("t10k", "test")])
+def test_images_labels_pixels_and_one_hot_rows_equal_those_of_keras(
+    split: str, name: str, data_dir: Path, keras_facts: Arrays
+) -> None:
+    theirs = keras_facts
+    images, labels = read_split(data_dir, split).tensors
+    assert digest(images.numpy()[:, 0]) == theirs[f"{name}/images"]
+    assert digest(labels.numpy().astype(np.uint8)) == theirs[f"{name}/labels"]
+    assert digest(scale_pixels(images, torch.float32).movedim(1, -1).numpy()) == theirs[f"{name}/pixels"]
+    assert digest(one_hot(labels, torch.float32).numpy()) == theirs[f"{name}/one_hot"]
+
+
+def test_both_sides_report_the_same_digest(data_dir: Path) -> None:
+    assert dataset_digest(data_dir) == load_data(data_dir).sha256
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_byte_is_divided_by_255_and_rounded_once(dtype: torch.dtype) -> None:
+    real = np.float32 if dtype == torch.float32 else np.float64
+    ours = scale_pixels(torch.arange(256, dtype=torch.uint8), dtype).numpy()
+    np.testing.assert_array_equal(ours, np.arange(256).astype(real) / real(255))
+    assert (ours != np.arange(256).astype(real) * (real(1) / real(255))).any()  # what CUDA would do with a number
+
+
+# Files
+
+
+@pytest.mark.parametrize("present", [[], [TRAIN_LABELS], [f"{TEST_LABELS}.gz"], [TEST_IMAGES, f"{TRAIN_LABELS}.gz"]])
+def test_missing_files_come_from_the_package(present: list[str], raw: Path, data_dir: Path) -> None:
+    for name in present:
+        shutil.copy(data_dir / "MNIST" / "raw" / name, raw / name)
+    kept = {name: (raw / name).stat().st_mtime_ns for name in present}
+    prepare_files(raw.parent.parent, verify=True)
+    assert {name: (raw / name).stat().st_mtime_ns for name in present} == kept  # the user's own files are not touched
+    assert dataset_digest(raw.parent.parent) == load_data(raw.parent.parent).sha256
+    assert not (raw.parent / ".unpacking").exists()
+
+
+def test_prepared_files_are_only_read(filled_raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("filelock.FileLock", None)  # the directory may be read-only: no lock, no packed file
+    before = sorted(filled_raw.parent.rglob("*"))
+    prepare_files(filled_raw.parent.parent, verify=True)
+    assert sorted(filled_raw.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_a_kill_at_any_moment_leaves_nothing_half_written(delay: float, raw: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    process = context.Process(target=prepare_at_once, args=(barrier, raw.parent.parent))
+    process.start()
+    barrier.wait(timeout=120)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    whole = {name: MNIST_SHA256[name] for name in UNPACKED_MD5 if (raw / name).exists()}
+    assert {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in whole} == whole
+    prepare_files(raw.parent.parent, verify=True)
+    load_data(raw.parent.parent)
+
+
+def test_a_broken_link_is_named_not_replaced(filled_raw: Path) -> None:
+    link = filled_raw / TEST_LABELS
+    link.unlink()
+    link.symlink_to("elsewhere")
+    with pytest.raises(InputError, match=f"{TEST_LABELS}: a link to elsewhere"):
+        prepare_files(filled_raw.parent.parent, verify=True)
+    assert link.is_symlink()
+
+
+def test_what_a_killed_process_left_behind_is_no_obstacle(raw: Path) -> None:
+    staging = raw.parent / ".unpacking"
+    staging.mkdir()
+    (staging / TRAIN_IMAGES).write_bytes(b"half a file")
+    prepare_files(raw.parent.parent, verify=True)
+    assert not staging.exists()
+
+
+def prepare_at_once(barrier: Any, data_dir: Path) -> None:
+    barrier.wait(timeout=120)
+    prepare_files(data_dir, verify=True)
+
+
+def test_processes_that_start_at_once_do_not_disturb_one_another(raw: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    arguments = (context.Barrier(3), raw.parent.parent)
+    processes = [context.Process(target=prepare_at_once, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    load_data(raw.parent.parent)
+
+
+def idx(magic: int, *lengths: int, body: bytes | None = None) -> bytes:
+    return struct.pack(f">{1 + len(lengths)}I", magic, *lengths) + (bytes(np.prod(lengths)) if body is None else body)
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda raw: (raw / name).write_bytes(content) and None
+
+
+def truncate(name: str, size: int) -> Callable[[Path], None]:
+    return lambda raw: write(name, (raw / name).read_bytes()[:size])(raw)
+
+
+def change_a_byte(name: str) -> Callable[[Path], None]:
+    def change(raw: Path) -> None:
+        content = bytearray((raw / name).read_bytes())
+        content[100] ^= 1
+        (raw / name).write_bytes(content)
+
+    return change
+
+
+def swap(one: str, other: str) -> Callable[[Path], None]:
+    def change(raw: Path) -> None:
+        contents = (raw / one).read_bytes(), (raw / other).read_bytes()
+        (raw / other).write_bytes(contents[0])
+        (raw / one).write_bytes(contents[1])
+
+    return change
+
+
+empty_images = write(TEST_IMAGES, idx(2051, 0, 28, 28))
+DAMAGE = {
+    "empty": (write(TRAIN_IMAGES, b""), TRAIN_IMAGES),
+    "header only": (truncate(TRAIN_LABELS, 8), TRAIN_LABELS),
+    "half a header": (truncate(TEST_LABELS, 6), TEST_LABELS),
+    "truncated": (truncate(TRAIN_IMAGES, 1_000_000), TRAIN_IMAGES),
+    "one byte too many": (write(TEST_LABELS, idx(2049, 10_000, body=bytes(10_001))), TEST_LABELS),
+    "wrong magic": (write(TEST_LABELS, idx(2050, 10_000)), TEST_LABELS),
+    "images for labels": (swap(TEST_IMAGES, TEST_LABELS), TEST_IMAGES),
+    "the other split's labels": (swap(TRAIN_LABELS, TEST_LABELS), TRAIN_LABELS),
+    "another shape": (write(TEST_IMAGES, idx(2051, 10_000, 32, 32)), TEST_IMAGES),
+    "no image": (lambda raw: [empty_images(raw), write(TEST_LABELS, idx(2049, 0))(raw)], "t10k"),
+    "label 10": (write(TEST_LABELS, idx(2049, 10_000, body=bytes(9_999) + b"\x0a")), TEST_LABELS),
+    "a huge declared size": (write(TEST_IMAGES, idx(2051, 2**32 - 1, 2**32 - 1, 2**32 - 1, body=b"")), TEST_IMAGES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named(damage: str, side: str, verify: bool, filled_raw: Path) -> None:
+    change, culprit = DAMAGE[damage]
+    change(filled_raw)
+    with pytest.raises(InputError, match=culprit) as error:
+        SIDES[side](filled_raw.parent.parent, verify)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", UNPACKED_MD5)
+def test_another_data_set_needs_verify_data_false(name: str, side: str, filled_raw: Path) -> None:
+    change_a_byte(name)(filled_raw)
+    with pytest.raises(InputError, match=rf"{name}: .*verify_data false"):
+        SIDES[side](filled_raw.parent.parent, True)
+    SIDES[side](filled_raw.parent.parent, False)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_files_of_two_data_sets_are_not_mixed(side: str, filled_raw: Path) -> None:
+    (filled_raw / TRAIN_LABELS).unlink()
+    with pytest.raises(InputError, match=f"{TRAIN_LABELS}: missing"):
+        SIDES[side](filled_raw.parent.parent, False)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_mnist_is_not_put_in_the_place_of_another_data_set(side: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{TRAIN_IMAGES}: missing"):
+        SIDES[side](tmp_path / "mistyped", False)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_packed_file_that_unpacks_to_far_too_much_is_not_unpacked(
+    side: str, filled_raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("lit_mnist.mnist_files", "keras_ref.data"):
+        monkeypatch.setattr(f"{module}.LARGEST_FILE", 50_000_000)
+    (filled_raw / TEST_IMAGES).unlink()
+    (filled_raw / f"{TEST_IMAGES}.gz").write_bytes(gzip.compress(idx(2051, 10_000, 28, 28) + bytes(60_000_000)))
+    with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz: .*more than 50,000,000 bytes"):
+        SIDES[side](filled_raw.parent.parent, False)
+    assert not (filled_raw.parent / ".unpacking").exists()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("torn", [b"", b"not gzip", gzip.compress(bytes(10_000))[:-9]])
+def test_a_torn_packed_file_is_named_and_leaves_nothing(torn: bytes, verify: bool, side: str, raw: Path) -> None:
+    packed = raw / f"{TRAIN_IMAGES}.gz"
+    packed.write_bytes(torn)
+    with pytest.raises(InputError, match=TRAIN_IMAGES):
+        SIDES[side](raw.parent.parent, verify)
+    assert not (raw / TRAIN_IMAGES).exists()
+    assert not (raw.parent / ".unpacking").exists()
+    assert packed.read_bytes() == torn
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1000, 100), (1003, 100), (7, 100)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_devices_together_see_each_batch_of_one_device(count: int, batch_size: int, world_size: int) -> None:
+    indices = np.arange(5000, 5000 + count)
+    alone = Batches(indices, batch_size, shuffle=True)
+    shares = [Batches(indices, batch_size, rank, world_size, shuffle=True) for rank in range(world_size)]
+    together = list(zip(*shares, strict=True))
+    assert len(together) == len(alone) == -(-count // batch_size)
+    for batch, parts in zip(alone, together, strict=True):
+        assert sorted(torch.cat(parts).tolist()) == sorted(batch.tolist())
+    assert sorted(torch.cat(list(alone)).tolist()) == indices.tolist()
+
+
+def test_images_go_to_a_gpu_only_if_they_take_at_most_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = TensorDataset(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    assert on_device(dataset, torch.device("cpu")) is dataset
+    size = 10 * (28 * 28 + 8)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2 * size - 1, 10 * size))
+    assert on_device(dataset, torch.device("cuda")) is dataset
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2 * size, 10 * size))
+    monkeypatch.setattr("torch.Tensor.to", lambda tensor, device: tensor + device.type.count("cuda"))  # there is none
+    assert all(tensor.all() for tensor in on_device(dataset, torch.device("cuda")).tensors)
+
+
+def test_indices_are_made_where_the_images_are() -> None:
+    batches = Batches(np.arange(10), 3)
+    batches.device = torch.device("meta")
+    assert [batch.device.type for batch in batches] == ["meta"] * 4
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> bytes:
+        batches = Batches(np.arange(1000), 100, shuffle=True, seed=seed)
+        batches.set_epoch(epoch)
+        return torch.cat(list(batches)).numpy().tobytes()
+
+    orders = {(seed, epoch): order(seed, epoch) for seed in range(5) for epoch in range(5)}
+    assert len(set(orders.values())) == 25
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002  # what a user might do meanwhile
+    assert order(3, 4) == orders[3, 4]
+
+
+def test_each_epoch_of_a_training_has_its_own_order_and_every_image_once(data_dir: Path) -> None:
+    class Record(L.Callback):
+        def __init__(self) -> None:
+            self.epochs: list[list[torch.Tensor]] = []
+
+        def on_train_epoch_start(self, *_: object) -> None:
+            self.epochs.append([])
+
+        def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: list, _: int) -> None:
+            self.epochs[-1].append(batch[0].sum(dim=(1, 2, 3)))
+
+    record = Record()
+    data = MNISTDataModule(data_dir, batch_size=300, validation_images=58_000)
+    make_trainer(record, max_epochs=2, limit_val_batches=0).fit(LitMNIST(), data)
+    first, second = (torch.cat(sums) for sums in record.epochs)
+    assert [len(batch) for batch in record.epochs[0]] == [300] * 6 + [200]
+    assert not torch.equal(first, second)
+    expected = scale_pixels(data.train.tensors[0][data.train_indices], torch.float32).sum(dim=(1, 2, 3))
+    for epoch in (first, second):
+        torch.testing.assert_close(epoch.sort().values, expected.sort().values)
+
+
+def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(keras_facts: Arrays) -> None:
+    theirs = keras_facts
+    for order in (*theirs["order"], *theirs["order_with_a_global_seed"]):
+        assert sorted(order) == list(range(1_050))
+    assert len({order.tobytes() for order in theirs["order"]}) == 10
+    # What keeps keras_ref.train from calling keras.utils.set_random_seed; it may once this fails.
+    assert len({order.tobytes() for order in theirs["order_with_a_global_seed"]}) == 1
+
+
+def test_held_out_images_are_stratified_and_not_trained_on(data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir, validation_images=5_000)
+    data.setup()
+    labels = data.train.tensors[1].numpy()
+    held_out = np.bincount(labels[data.validation_indices], minlength=10)
+    np.testing.assert_allclose(held_out, np.bincount(labels) * 5_000 / 60_000, atol=1)
+    assert sorted([*data.train_indices, *data.validation_indices]) == list(range(60_000))
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 999, 1000])
+def test_a_stratified_sample_has_the_size_asked_for(count: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 10, 1000)
+    sample = stratified_sample(labels, count, seed=1)
+    assert len(set(sample)) == count
+    np.testing.assert_array_equal(sample, stratified_sample(labels, count, seed=1))
+    if 0 < count < 1000:
+        assert set(sample) != set(stratified_sample(labels, count, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "world_size", "limit", "message"),
+    [
+        ({"batch_size": 100}, 3, None, "a batch is 100 images, which do not divide among 3 devices"),
+        ({"batch_size": 98}, 7, None, "the last batch of an epoch is 24 images"),
+        ({"batch_size": 100}, 1, 0.001, "less than one of the 600 batches"),
+    ],
+)
+def test_batches_that_cannot_be_had_are_refused(
+    flags: dict[str, int], world_size: int, limit: float | None, message: str, data_dir: Path
+) -> None:
+    data = MNISTDataModule(data_dir, **flags)
+    data.setup()
+    with pytest.raises(InputError, match=message):
+        data.check_batches(world_size, limit)
+
+
+def test_holding_everything_out_is_refused(data_dir: Path) -> None:
+    with pytest.raises(InputError, match="60000 training images"):
+        MNISTDataModule(data_dir, validation_images=60_000).setup()

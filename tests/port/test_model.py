@@ -1,0 +1,77 @@
+"""The layer stack: the documented one, and the one that Keras builds."""
+
+import numpy as np
+import pytest
+import torch
+
+from keras_ref.parity.ladder import Arrays, kolmogorov_smirnov
+from keras_ref.parity.tolerances import KOLMOGOROV_SMIRNOV
+from lit_mnist import LitMNIST, MNISTClassifier
+
+PARAMETERS = {"conv": 60, "pool": 0, "flatten": 0, "hidden": 150_656, "output": 1_290}
+SHAPES_HWC = {"conv": (28, 28, 6), "pool": (14, 14, 6), "flatten": (1176,), "hidden": (128,), "output": (10,)}
+GLOROT_BOUNDS = {  # sqrt(6 / (fan_in + fan_out))
+    "conv": np.sqrt(6 / (9 * 1 + 9 * 6)),
+    "hidden": np.sqrt(6 / (1176 + 128)),
+    "output": np.sqrt(6 / (128 + 10)),
+}
+SEEDS = 20
+
+
+def test_layers_and_parameter_counts_match_keras_and_the_documentation(keras_facts: Arrays) -> None:
+    theirs = keras_facts
+    ours = {name: sum(p.numel() for p in layer.parameters()) for name, layer in MNISTClassifier().named_children()}
+    assert list(ours) == list(theirs["layers"]) == list(PARAMETERS)
+    assert ours == dict(zip(theirs["layers"], theirs["parameters"], strict=True)) == PARAMETERS
+    assert sum(ours.values()) == 152_006
+
+
+def test_output_shape_of_every_layer_matches_keras(keras_facts: Arrays) -> None:
+    theirs = keras_facts
+    model, ours = MNISTClassifier(), {}
+    for name, layer in model.named_children():
+        layer.register_forward_hook(lambda _module, _inputs, output, name=name: ours.update({name: output}))
+    model(torch.zeros(2, 1, 28, 28))
+    for name, expected in SHAPES_HWC.items():
+        nhwc = ours[name].movedim(1, -1) if ours[name].ndim == 4 else ours[name]
+        assert tuple(nhwc.shape) == (2, *expected)
+        assert tuple(theirs[f"shape/{name}"]) == expected
+
+
+def test_calling_the_module_gives_probabilities() -> None:
+    probabilities = LitMNIST()(torch.rand(5, 1, 28, 28))
+    assert probabilities.shape == (5, 10)
+    assert (probabilities > 0).all()
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(5))
+
+
+def draw_ours(seed: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    torch.manual_seed(seed)
+    module = MNISTClassifier().get_submodule(layer)
+    return module.weight.detach().numpy(), module.bias.detach().numpy()
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+@pytest.mark.parametrize(("layer", "bound"), GLOROT_BOUNDS.items())
+def test_kernels_are_glorot_uniform_and_biases_zero(side: str, layer: str, bound: float, keras_facts: Arrays) -> None:
+    theirs = keras_facts
+    kernels, biases = [], []
+    for seed in range(SEEDS):
+        kernel, bias = (
+            draw_ours(seed, layer)
+            if side == "ours"
+            else (theirs[f"initial/{seed}/{layer}/kernel"], theirs[f"initial/{seed}/{layer}/bias"])
+        )
+        kernels.append(kernel.ravel())
+        biases.append(bias)
+    assert not np.any(biases)
+    assert len({kernel.tobytes() for kernel in kernels}) == SEEDS  # another seed draws others
+    assert kolmogorov_smirnov(np.concatenate(kernels), bound) < KOLMOGOROV_SMIRNOV
+
+
+def test_the_check_of_the_initialisation_notices_torchs_own() -> None:
+    kernels = []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        kernels.append(torch.nn.Conv2d(1, 6, 3).weight.detach().numpy().ravel())
+    assert kolmogorov_smirnov(np.concatenate(kernels), GLOROT_BOUNDS["conv"]) > KOLMOGOROV_SMIRNOV

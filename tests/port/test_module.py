@@ -1,0 +1,117 @@
+"""The LightningModule: its loss, and the averages that it reports of an epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from conftest import make_trainer
+from rich.console import Console
+
+from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.module import Averages
+from lit_mnist.runs.progress import EpochResults
+from lit_mnist.train import predict_test_images
+
+
+class RecordBatches(L.Callback):
+    """Keep the loss of every training batch and its size."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.sizes: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses.append(outputs["loss"].item())
+        self.sizes.append(len(batch[0]))
+
+
+# Lightning rounds the average to float32: by half a unit in the last place. In float64 the sums are of seven terms.
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 2**-24), ("64-true", 1e-15)])
+def test_an_epochs_loss_is_the_average_over_images_with_a_ragged_last_batch(
+    precision: str, tolerance: float, data_dir: Path
+) -> None:
+    record = RecordBatches()
+    data = MNISTDataModule(data_dir, batch_size=300, validation_images=58_000)
+    trainer = make_trainer(record, max_epochs=1, precision=precision, limit_val_batches=0)
+    trainer.fit(LitMNIST(learning_rate=0.01), data)
+
+    assert record.sizes == [300] * 6 + [200]
+    ours = trainer.callback_metrics["train_loss"].item()
+    expected = np.average(record.losses, weights=record.sizes)
+    assert ours == pytest.approx(expected, rel=tolerance)
+    assert np.mean(record.losses) != pytest.approx(expected, rel=1e-4)  # what an average of averages would give
+
+
+def test_validation_and_test_results_are_those_of_all_images_at_once(data_dir: Path) -> None:
+    module = LitMNIST()
+    data = MNISTDataModule(data_dir, validation_images=1_500)  # not a multiple of the evaluation batch
+    trainer = make_trainer()
+    (validation,) = trainer.validate(module, data, verbose=False)
+    (test,) = trainer.test(module, data, verbose=False)
+
+    held_out = [tensor[data.validation_indices] for tensor in data.train.tensors]
+    for stage, results, (images, labels) in (("val", validation, held_out), ("test", test, data.test.tensors)):
+        with torch.no_grad():
+            probabilities = module(images / 255)
+        expected_loss = -probabilities.double().log()[torch.arange(len(labels)), labels].mean().item()
+        assert results[f"{stage}_loss"] == pytest.approx(expected_loss, rel=1e-6)
+        assert results[f"{stage}_accuracy"] == pytest.approx((probabilities.argmax(1) == labels).double().mean().item())
+
+
+def test_predictions_cover_the_test_images_in_their_order(data_dir: Path) -> None:
+    module, data = LitMNIST(), MNISTDataModule(data_dir)
+    probabilities = predict_test_images(make_trainer(), module, data)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(probabilities), module(data.test.tensors[0] / 255))
+
+
+def test_metrics_are_on_disk_after_every_epoch(tmp_path: Path, data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir, validation_images=59_000)
+    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path), max_epochs=2)
+    trainer.fit(LitMNIST(), data)
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
+
+
+def test_averages_equal_those_of_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    averages = Averages()
+    mean, accuracy = torchmetrics.MeanMetric(), torchmetrics.classification.MulticlassAccuracy(10, average="micro")
+    for size in (100, 100, 37, 1):
+        logits = torch.randn(size, 10, generator=generator)
+        labels = torch.randint(10, (size,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        averages.update(loss, logits, torch.nn.functional.one_hot(labels, 10))
+        mean.update(loss, size)
+        accuracy.update(logits, labels)
+    loss_sum, correct, images = averages.sums().tolist()
+    assert images == 238
+    assert loss_sum / images == pytest.approx(mean.compute().item(), rel=1e-6)
+    assert correct / images == pytest.approx(accuracy.compute().item(), rel=1e-6)
+
+
+def test_the_loss_stays_finite_and_exact_for_saturated_logits() -> None:
+    module = LitMNIST()
+    with torch.no_grad():
+        module.model.output.weight.zero_()
+        module.model.output.bias[0] = 1000.0
+    labels = torch.nn.functional.one_hot(torch.tensor([0, 1]), 10).float()
+    loss = module.loss(module.model(torch.zeros(2, 1, 28, 28)), labels)
+    assert loss.item() == 500.0  # (0 + 1000) / 2; from the probabilities it would be infinite, or clipped
+
+
+def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
+    trainer = make_trainer(max_epochs=0)
+    trainer.strategy.connect(LitMNIST(learning_rate=0.5))
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"] == {"learning_rate": 0.5}
+    loaded = LitMNIST.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert loaded.configure_optimizers().param_groups[0]["lr"] == 0.5

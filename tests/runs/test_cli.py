@@ -1,0 +1,185 @@
+"""Help, and what a user is told who got something wrong."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+# Only macOS has MPS; CUDA devices are hidden from the commands below.
+LACKING = (
+    [] if sys.platform == "darwin" else [(["--accelerator", name], f"--accelerator {name} ") for name in ("gpu", "mps")]
+)
+COMMANDS = ["lit_mnist.train", "keras_ref.train"]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("flags", [["--help"], ["--no_such_flag"], ["--batch_size", "0"]])
+def test_help_and_wrong_flags_are_answered_before_a_framework_is_imported(
+    module: str, flags: list[str], command: Command
+) -> None:
+    finished = command("-X", "importtime", "-m", module, *flags)
+    assert finished.returncode == (0 if flags == ["--help"] else 2)
+    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+    assert "jsonargparse" in imported
+    assert not imported & {"torch", "lightning", "tensorflow", "keras", "matplotlib"}
+
+
+def test_importing_the_packages_is_light(command: Command) -> None:
+    code = "import sys, lit_mnist, keras_ref; sys.exit(bool({'torch', 'tensorflow', 'numpy'} & set(sys.modules)))"
+    assert command("-c", code).returncode == 0
+
+
+def test_the_package_offers_its_classes_by_name() -> None:
+    import lit_mnist
+
+    assert {name: getattr(lit_mnist, name).__name__ for name in lit_mnist.__all__ if name != "__version__"} == {
+        name: name for name in lit_mnist.__all__ if name != "__version__"
+    }
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = lit_mnist.no_such_name
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_describes_every_flag_with_its_default(module: str, command: Command) -> None:
+    text = " ".join(command("-m", module, "--help", COLUMNS="200").stdout.split())
+    for flag in ("--max_epochs", "--batch_size", "--learning_rate", "--seed", "--data_dir", "--output_dir"):
+        assert flag in text
+    assert "Images in a step" in text
+    assert "(type: BatchSize, default: 100)" in text
+    assert "--config" in text
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--batch_size", "-3"], "--batch_size: .*-3"),
+        (["--batch_size", "many"], "--batch_size: .*many"),
+        (["--learning_rate", "nan"], "--learning_rate: .*nan"),
+        (["--learning_rate", "inf"], "--learning_rate: .*inf"),
+        (["--seed", "-1"], "--seed: .*-1"),
+        (["--max_epochs", "0"], "--max_epochs: .*0"),
+        (["--verify_data", "perhaps"], "--verify_data: .*perhaps"),
+        (["--epochs", "3"], "--epochs"),
+        (["stray"], "stray"),
+        (["--config", "missing.yaml"], "--config: .*missing.yaml"),
+        (["--seed", str(2**32)], "--seed: .*4294967296"),
+        (["--learning_rate", "1e300"], "--learning_rate: .*1e300"),
+        (["--see", "1"], "--see"),
+        (["--config", "binary.yaml"], "utf-8"),
+        (["--run_name", "a/b"], "--run_name 'a/b': expected up to 100 letters"),
+        (["--run_name", ".."], "--run_name"),
+        (["--run_name", ""], "--run_name"),
+        (["--run_name", "a::b"], "--run_name"),
+        (["--run_name", "[red]{x}"], "--run_name"),
+        (["--run_name", "x" * 300], "--run_name"),
+        (["--output_dir", "a::b"], "--output_dir a::b"),
+        (["--run_name", "taken"], "taken: exists already; choose another --run_name"),
+        (["--output_dir", "a_file"], "--output_dir a_file"),
+        (["--data_dir", "a_file"], "a_file"),
+        (["--config", "nul.yaml"], "--output_dir .*without NUL"),
+        (["--config", "null.yaml"], "--seed null: expected a value"),
+        (["--output_dir", "o\udcff"], "--output_dir .*in UTF-8"),
+        (["--batch_size", "1" + "0" * 30], "--batch_size: .*out of range"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(
+    module: str, flags: list[str], says: str, tmp_path: Path, command: Command
+) -> None:
+    check_refused(module, flags, says, tmp_path, command)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--accelerator", "quantum"], r"--accelerator: .*'auto', 'cpu', 'gpu', 'mps'.*quantum"),
+        *LACKING,
+        (["--devices", "0"], "--devices: .*0"),
+        (["--devices", "-1"], "--devices: .*-1"),
+        (["--devices", "1" + "0" * 30], "--devices: .*out of range"),
+        (["--accelerator", "cpu", "--precision", "16-mixed"], "--precision 16-mixed: cpu has bf16-mixed"),
+        (["--devices", "x"], "--devices: .*whole number.*'auto'.*x"),
+        (["--strategy", "magic"], "--strategy: .*'auto', 'ddp'.*magic"),
+        (["--precision", "8"], "--precision: .*'32-true'"),
+        (["--logger", "paper"], "--logger: .*'csv', 'tensorboard'.*paper"),
+        (["--validation_images", "60000"], "--validation_images 60000"),
+        (["--limit_train_batches", "1.5"], r"--limit_train_batches: .*1\.5"),
+        (["--accelerator", "cpu", "--devices", "3"], "do not divide among 3 devices"),
+        (["--timeout", "100000000000000"], "--timeout: .*out of range"),
+        (["--run_name", "x", "--resume", "a" * 300], "--resume a+: File name too long"),
+    ],
+)
+def test_a_mistake_with_a_flag_of_the_port_gets_one_line(
+    flags: list[str], says: str, tmp_path: Path, command: Command
+) -> None:
+    check_refused("lit_mnist.train", flags, says, tmp_path, command)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT='99999' in the environment: expected a number from 0 to 65535"),
+        ({"LOCAL_RANK": "abc"}, "LOCAL_RANK='abc'"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, "RANK is not in the environment"),
+        ({"NODE_RANK": "1"}, "NODE_RANK=1 in the environment: expected less than --num_nodes"),
+    ],
+)
+def test_what_is_left_over_in_the_environment_is_named(
+    environment: dict[str, str], says: str, tmp_path: Path, command: Command
+) -> None:
+    flags = ["--accelerator", "cpu", "--devices", "2"]
+    check_refused("lit_mnist.train", flags, says, tmp_path, command, **environment)
+
+
+def check_refused(
+    module: str, flags: list[str], says: str, directory: Path, command: Command, **environment: str
+) -> None:
+    (directory / "runs" / "taken").mkdir(parents=True)
+    (directory / "a_file").touch()
+    (directory / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (directory / "nul.yaml").write_text('output_dir: "a\\0b"')
+    (directory / "null.yaml").write_text("seed: null")
+    finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="", **environment)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"python -m {module}: error: ")
+    assert re.search(says, line), line
+    assert [path.name for path in (directory / "runs").iterdir()] == ["taken"]
+    assert (directory / "a_file").read_bytes() == b""
+
+
+def test_without_tensorflow_the_original_says_what_to_install(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise ModuleNotFoundError(\"No module named 'tensorflow'\")")
+    finished = command("-m", "keras_ref.train", "--output_dir", tmp_path / "runs", PYTHONPATH=str(tmp_path))
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert 'pip install -e ".[keras]"' in line
+    assert not (tmp_path / "runs").exists()
+
+
+FAILS_WHILE_IT_ENDS = """
+import os, signal, threading, time
+from lit_mnist.runs.command import run
+from lit_mnist.runs.signals import Interruption
+
+def command() -> None:
+    "Lose a helper process because a signal ends it."
+    lost = threading.Event()
+    interruption = Interruption()
+    interruption.end_others = lambda: (lost.set(), time.sleep(1))
+    interruption.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    lost.wait()
+    raise ERROR("a helper is lost")
+
+run(command, prog="command")
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError", "SystemExit"])
+def test_what_fails_while_a_signal_ends_the_process_is_not_told(error: str, command: Command) -> None:
+    finished = command("-c", FAILS_WHILE_IT_ENDS.replace("ERROR", error))
+    assert (finished.returncode, finished.stderr) == (143, "")

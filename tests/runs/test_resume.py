@@ -1,0 +1,583 @@
+"""A run that was killed, stopped or refused: what goes on ends bit by bit as if nothing had happened."""
+
+import json
+import math
+import os
+import pickle
+import random
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from conftest import Command, Flags, Process, checkpoints, command_line, is_running, last_step, step_of
+
+from keras_ref.data import SHA256, load_data
+from lit_mnist import LitMNIST
+from lit_mnist.runs.checkpoints import CheckpointFiles, UnusableCheckpointError, read_checkpoint
+from lit_mnist.runs.command import InputError
+from lit_mnist.train import train
+
+STEPS = 12  # of an epoch
+FLAGS: dict[str, Any] = {
+    "accelerator": "cpu",
+    "max_epochs": 3,
+    "limit_train_batches": STEPS,
+    "validation_images": 200,
+    "checkpoint_every_n_steps": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def flags(data_dir: Path) -> Flags:
+    return FLAGS | {"data_dir": str(data_dir)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, flags: Flags) -> Path:
+    """A run that nothing happened to."""
+    output_dir = tmp_path_factory.mktemp("whole")
+    train(**flags, output_dir=str(output_dir), run_name="run")
+    return output_dir / "run"
+
+
+@pytest.fixture
+def cut(tmp_path: Path, whole: Path) -> Callable[[int], Flags]:
+    """Return a function that makes the directory of a run that was killed after a step; it returns its flags."""
+
+    def make(step: int) -> Flags:
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        for path in checkpoints(whole):
+            if step_of(path) <= step:
+                shutil.copy(path, tmp_path / "run" / "checkpoints")
+        return {"output_dir": str(tmp_path), "run_name": "run", "resume": "last"}
+
+    return make
+
+
+def assert_same(run: Path, whole: Path, *, also_between: bool = False) -> None:
+    """All that two runs left behind is the same to the last bit, but for seconds and threads."""
+    ours, theirs = ({path.name: path for path in checkpoints(x)} for x in (run, whole))
+    assert also_between or ours.keys() == theirs.keys()
+    assert max(ours) == max(theirs)
+    for name in ours.keys() & theirs.keys():
+        ours_content, theirs_content = (torch.load(x[name], weights_only=True) for x in (ours, theirs))
+        for content in (ours_content, theirs_content):
+            assert content["callbacks"]["EpochResults"].pop("seconds") > 0
+            assert content["callbacks"]["Checkpoints"].pop("threads") > 0
+        assert_equal(ours_content, theirs_content, name)
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    summaries = [json.loads((x / "summary.json").read_text()) | {"train_seconds": 0} for x in (run, whole)]
+    assert summaries[0] == summaries[1]
+    assert not [path for path in run.rglob(".*") if path.name.endswith((".part", ".lock"))]
+
+
+def assert_equal(ours: Any, theirs: Any, where: str) -> None:
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_equal(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(*pair, f"{where}/{index}")
+    else:
+        assert ours == theirs, where
+
+
+@pytest.mark.parametrize("step", [5, STEPS, 20, 35, 3 * STEPS])
+def test_a_resumed_run_ends_as_one_never_interrupted(step: int, flags: Flags, cut: Any, whole: Path) -> None:
+    resume = cut(step)
+    run = Path(resume["output_dir"], "run")
+    (run / "checkpoints" / ".step=00005.ckpt.part").write_bytes(b"torn")
+    (run / "metrics.csv").write_text("of the epoch that was not saved")
+    train(**flags, **resume)
+    assert_same(run, whole)
+
+
+def test_another_number_of_threads_is_told(
+    flags: Flags, cut: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    train(**flags, **cut(20))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"with {threads + 1} threads, not with {threads} as before" in line
+    assert f"OMP_NUM_THREADS={threads}" in line
+
+
+def test_a_named_checkpoint_is_gone_on_from_in_its_own_run(
+    flags: Flags, cut: Any, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(cut(20)["output_dir"], "run")
+    train(**flags, resume=str(run / "checkpoints" / "step=00010.ckpt"))
+    stdout, stderr = capsys.readouterr()
+    assert ("after step 10, from" in stdout, stderr) == (True, "")
+    assert_same(run, whole)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["output_dir"], config["run_name"], config["resume"]) == (str(run.parent), "run", None)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(flags: Flags, cut: Any, whole: Path) -> None:
+    resume = cut(0)
+    train(**flags, **resume)
+    assert_same(Path(resume["output_dir"], "run"), whole)
+
+
+def test_more_epochs_end_as_if_asked_for_at_once(flags: Flags, cut: Any, whole: Path, tmp_path: Path) -> None:
+    train(**flags | {"max_epochs": 1}, output_dir=str(tmp_path), run_name="run")
+    train(**flags, output_dir=str(tmp_path), run_name="run", resume="last")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_64_bits_are_not_rounded_on_the_way(flags: Flags, tmp_path: Path) -> None:
+    flags = flags | {"precision": "64-true", "max_epochs": 1, "output_dir": str(tmp_path)}
+    train(**flags, run_name="whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    train(**flags, run_name="run", resume=str(tmp_path / "run" / "checkpoints" / "step=00005.ckpt"))
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("devices", "precision"),
+    [
+        (2, "32-true"),
+        pytest.param(3, "32-true", marks=pytest.mark.slow),
+        pytest.param(3, "64-true", marks=pytest.mark.slow),
+    ],
+)
+def test_several_devices_resume_as_one_does(
+    devices: int, precision: str, flags: Flags, tmp_path: Path, command: Command
+) -> None:
+    flags = flags | {"devices": devices, "precision": precision, "batch_size": 96, "max_epochs": 2}
+    # 59,760 images are left to train on: the last batch of an epoch, too, divides among two and among three devices.
+    flags |= {"output_dir": tmp_path, "checkpoint_every_n_steps": 3, "validation_images": 240}
+    finished = command(*command_line(flags | {"run_name": "whole"}))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for step in (3, 6):
+        shutil.copy(tmp_path / "whole" / "checkpoints" / f"step={step:05}.ckpt", tmp_path / "run" / "checkpoints")
+    finished = command(*command_line(flags | {"run_name": "run", "resume": "last"}))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "Goes on after step 6," in finished.stdout
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_so_that_it_can_go_on(
+    signum: int,
+    code: int,
+    flags: Flags,
+    tmp_path: Path,
+    whole: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500}
+    process = Process(flags)
+    process.wait_for_step(7)
+    # Meanwhile nobody else can go on with it, nor begin another one there.
+    monkeypatch.setenv("RANK", "1")  # left over from something else, and of no meaning here
+    for more, reason in (({"resume": "last"}, "another process"), ({}, "exists already")):
+        with pytest.raises(InputError, match=reason):
+            train(**flags | {"output_dir": str(tmp_path)} | more)
+    monkeypatch.delenv("RANK")
+    process.process.send_signal(signum)
+    returncode, stderr = process.finish()
+    assert returncode == code
+    (line,) = stderr.splitlines()
+    assert line.startswith("To go on: python -m lit_mnist.train ")
+    stopped_at = last_step(tmp_path / "run")
+    assert stopped_at > 7
+    if signum == signal.SIGINT:
+        return
+    epochs = math.ceil((stopped_at + 1) / STEPS)
+    arguments = shlex.split(line.removeprefix("To go on: python "))
+    finished = command(*arguments, "--max_epochs", epochs)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert f"Goes on after step {stopped_at}," in finished.stdout
+    train(**FLAGS | {"data_dir": flags["data_dir"], "max_epochs": epochs}, output_dir=str(tmp_path), run_name="whole")
+    assert_same(tmp_path / "run", tmp_path / "whole", also_between=True)
+
+
+def test_a_second_signal_ends_the_run_at_once(flags: Flags, tmp_path: Path) -> None:
+    process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500})
+    process.wait_for_step(7)
+    process.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    before = checkpoints(process.run)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.process.send_signal(signum)
+    assert process.finish()[0] in (130, 143)  # the system delivers both at once, in no order
+    assert checkpoints(process.run) == before
+
+
+def test_a_signal_before_and_after_the_training_ends_with_its_code(flags: Flags, tmp_path: Path, whole: Path) -> None:
+    flags = flags | {"output_dir": tmp_path, "run_name": "run"}
+    process = Process(flags)
+    time.sleep(1)  # in the middle of the imports
+    process.process.send_signal(signal.SIGINT)
+    assert process.finish() == (130, "")
+
+    process = Process(flags)
+    process.wait_for_step(3 * STEPS)
+    process.process.send_signal(signal.SIGTERM)
+    returncode, stderr = process.finish()
+    assert returncode == 143
+    assert re.fullmatch("To go on: .*\n", stderr)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    train(**flags | {"output_dir": str(tmp_path), "resume": "last"})
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to", ["first", "second", "all"])
+def test_two_devices_stop_together(signum: int, to: str, flags: Flags, tmp_path: Path) -> None:
+    flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500, "devices": 2, "batch_size": 96}
+    process = Process(flags)
+    process.wait_for_step(7)
+    children = process.children()
+    for pid in {"first": [process.process.pid], "second": children, "all": [process.process.pid, *children]}[to]:
+        os.kill(pid, signum)
+    returncode, stderr = process.finish()
+    assert returncode == 128 + signum
+    assert re.fullmatch("To go on: .*\n", stderr)
+    assert not any(map(is_running, children))
+    stopped_at = last_step(tmp_path / "run")
+    epochs = math.ceil((stopped_at + 1) / STEPS)
+    for name, more in (("run", {"resume": "last"}), ("whole", {})):
+        process = Process(flags | {"max_epochs": epochs, "run_name": name} | more)
+        assert process.finish() == (0, "")
+    assert_same(tmp_path / "run", tmp_path / "whole", also_between=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_killed_24_times_ends_as_one_never_interrupted(seed: int, flags: Flags, tmp_path: Path) -> None:
+    flags = flags | {"limit_train_batches": 120, "checkpoint_every_n_steps": 1, "output_dir": tmp_path}
+    assert Process(flags | {"run_name": "whole"}).finish() == (0, "")
+    rng = random.Random(seed)
+    run, resume, torn = tmp_path / "run", {}, 0
+    for _ in range(24):
+        before = last_step(run)
+        process = Process(flags | {"run_name": "run"} | resume)
+        moment = rng.choice(["at any time", "after a step", "after a step", "within a save"])
+        if moment != "at any time":
+            process.wait_for_step(before + 1)
+        if moment == "within a save":
+            while not list(run.glob("checkpoints/.*.part")) and process.process.poll() is None:
+                pass
+        else:
+            time.sleep(rng.uniform(0, 0.2))
+        process.process.kill()
+        assert process.finish() == (-signal.SIGKILL, "")
+        torn += bool(list(run.glob("checkpoints/.*.part")))
+        resume = {"resume": "last"} if (run / "checkpoints").is_dir() else {}
+    assert last_step(run) < 360, "the run was over before the last kill"
+    print(f"24 kills, {torn} of them within a save, the last at step {last_step(run)}")
+    assert torn > 0
+    assert Process(flags | {"run_name": "run"} | resume).finish() == (0, "")
+    assert_same(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("batch_size", 50, "--batch_size 100, now 50"),
+        ("seed", 1, "--seed 0, now 1"),
+        ("learning_rate", 0.002, "--learning_rate 0.001, now 0.002"),
+        ("validation_images", 100, "--validation_images 200, now 100"),
+        ("precision", "64-true", "--precision 32-true, now 64-true"),
+        ("limit_train_batches", 13, "--limit_train_batches 12, now 13"),
+        ("deterministic", True, "--deterministic False, now True"),
+        ("devices", 2, "--devices 1, now 2"),
+        ("max_epochs", 1, "--max_epochs 1: "),
+    ],
+)
+def test_other_settings_are_refused(flag: str, value: Any, named: str, flags: Flags, cut: Any) -> None:
+    resume = cut(20)
+    with pytest.raises(InputError, match=re.escape(named)):
+        train(**flags | {flag: value}, **resume)
+    assert last_step(Path(resume["output_dir"], "run")) == 20
+
+
+def test_another_data_set_is_refused(flags: Flags, cut: Any, tmp_path: Path) -> None:
+    raw = tmp_path / "other" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    mnist = load_data()
+    arrays = (mnist.train_images[:6000], mnist.train_labels[:6000], mnist.test_images[:200], mnist.test_labels[:200])
+    for name, array in zip(SHA256, arrays, strict=True):
+        lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
+        (raw / name).write_bytes(bytes([0, 0, 8, array.ndim]) + lengths + array.tobytes())
+    with pytest.raises(InputError, match=r"data set in --data_dir, sha256 [0-9a-f]{64}, now [0-9a-f]{64}"):
+        train(**flags | {"data_dir": str(tmp_path / "other"), "verify_data": False}, **cut(20))
+
+
+def test_a_finished_run_says_so(whole: Path, flags: Flags, command: Command) -> None:
+    arguments = command_line(flags | {"output_dir": whole.parent, "run_name": "run", "resume": "last"})
+    finished = command(*arguments)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "finished with 3 epochs" in line
+
+
+def test_a_directory_with_the_checkpoints_of_something_else_is_left_alone(flags: Flags, cut: Any) -> None:
+    resume = cut(0)
+    (Path(resume["output_dir"]) / "run" / "checkpoints" / "epoch=01.keras").touch()
+    with pytest.raises(InputError, match=r"no checkpoint in .* is usable"):
+        train(**flags, **resume)
+    assert not (Path(resume["output_dir"]) / "run" / "metrics.csv").exists()
+
+
+def test_no_checkpoint_is_written_twice(flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    save = CheckpointFiles.save_checkpoint
+
+    def noted(self: CheckpointFiles, checkpoint: dict[str, Any], path: Path, **more: Any) -> None:
+        written.append(path.name)
+        save(self, checkpoint, path, **more)
+
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", noted)
+    train(**flags | {"checkpoint_every_n_steps": 6, "max_epochs": 2}, output_dir=str(tmp_path), run_name="run")
+    # The one of a last batch would be of before the validation.
+    assert written == [f"step={step:05}.ckpt" for step in (6, 12, 18, 24)]
+
+
+def test_neither_the_environment_nor_a_closed_pipe_changes_a_training(
+    flags: Flags, tmp_path: Path, whole: Path
+) -> None:
+    flags = flags | {"output_dir": tmp_path, "run_name": "run"}
+    process = Process(flags, PL_TRAINER_ACCUMULATE_GRAD_BATCHES="4", PL_TRAINER_MAX_STEPS="5", MPLBACKEND="nonsense")
+    process.process.stdout.close()  # as head does
+    with process.process.stderr as stderr:
+        assert stderr.read() == ""
+    assert process.process.wait(timeout=120) == 0
+    assert_same(tmp_path / "run", whole)
+
+
+def test_signals_are_handled_as_before_once_the_training_is_over(whole: Path) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"resume": "last"}, "--output_dir and --run_name"),
+        ({"resume": "last", "run_name": "none"}, "no run directory"),
+        ({"resume": "none.ckpt"}, "no such file"),
+        ({"resume": "last", "run_name": "run", "fast_dev_run": True}, "leave out --resume"),
+    ],
+)
+def test_a_resume_of_nothing_is_refused(more: Flags, reason: str, flags: Flags, cut: Any) -> None:
+    output_dir = cut(20)["output_dir"]
+    with pytest.raises(InputError, match=reason):
+        train(**flags, output_dir=output_dir, **more)
+
+
+def test_a_torn_last_checkpoint_is_passed_over(
+    flags: Flags, cut: Any, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = cut(20)
+    path = Path(resume["output_dir"], "run", "checkpoints", "step=00020.ckpt")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"step=00020\.ckpt: not a whole checkpoint"):
+        train(**flags, **resume | {"resume": str(path)})
+    train(**flags, **resume)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Passed over {path}: not a whole checkpoint")
+    assert_same(path.parent.parent, whole)
+
+
+class Payload:
+    """Runs code where a pickle is loaded without care."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('ran')",)
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        checkpoint = torch.load(path, weights_only=True)
+        change(checkpoint)
+        torch.save(checkpoint, path)
+
+    return spoil
+
+
+def set_at(*keys: Any, value: Any) -> Callable[[Path], None]:
+    def change(checkpoint: Any) -> None:
+        for key in keys[:-1]:
+            checkpoint = checkpoint[key]
+        checkpoint[keys[-1]] = value
+
+    return edit(change)
+
+
+def rewrite(change: Callable[[str, bytes], tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> Any:
+    """Write all members of the archive anew, as `change` returns them."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            members = [change(name, archive.read(name)) for name in archive.namelist()]
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in members:
+                archive.writestr(name, content)
+
+    return spoil
+
+
+def larger_storage(name: str, content: bytes) -> tuple[str, bytes]:
+    """A bias of 10 numbers declares a storage of 10 million: memory that is not its own."""
+    ten, ten_million = b"K\n", b"J\x80\x96\x98\x00"
+    spoilt = re.sub(rb"(cpuq.|h.)" + ten + b"t", lambda match: match[1] + ten_million + b"t", content, count=1)
+    assert not name.endswith("data.pkl") or spoilt != content
+    return name, spoilt if name.endswith("data.pkl") else content
+
+
+OPTIMIZER = ("optimizer_states", 0)
+WEIGHT = ("state_dict", "model.hidden.weight")
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "not a whole"),
+    "text": (lambda path: path.write_text("checkpoint"), "not a whole"),
+    "directory": (lambda path: (path.unlink(), path.mkdir()), "not a file"),
+    "bare pickle": (lambda path: path.write_bytes(pickle.dumps({"state_dict": {}})), "not a whole"),
+    "large": (lambda path: os.truncate(path, 2**30), "bytes"),
+    "a byte differs": (
+        lambda path: path.write_bytes(
+            (c := path.read_bytes())[: len(c) // 2] + bytes([c[len(c) // 2] ^ 1]) + c[len(c) // 2 + 1 :]
+        ),
+        "not a whole",
+    ),
+    "path traversal": (
+        rewrite(lambda name, content: (name.replace("archive/version", "archive/../../v"), content)),
+        "unexpected member",
+    ),
+    "absolute path": (
+        rewrite(lambda name, content: (name.replace("archive/version", "/archive/version"), content)),
+        "directory",
+    ),
+    "compressed": (rewrite(lambda *member: member, zipfile.ZIP_DEFLATED), "unexpected member"),
+    "other byte order": (
+        rewrite(lambda name, content: (name, b"big" if name.endswith("byteorder") else content)),
+        "order of bytes",
+    ),
+    "TorchScript": (
+        rewrite(lambda name, content: (name.replace("version", "constants.pkl"), content)),
+        "unexpected member",
+    ),
+    "larger storage": (rewrite(larger_storage), "not a"),
+    "payload in the state": (set_at(*WEIGHT, value=Payload()), "not a whole"),
+    "payload in the hyperparameters": (set_at("hyper_parameters", "learning_rate", value=Payload()), "not a whole"),
+    "no dict": (lambda path: torch.save([1, 2], path), "not a checkpoint of this training"),
+    "no settings": (edit(lambda c: c["callbacks"].pop("Checkpoints")), "not a checkpoint of this training"),
+    "other settings": (edit(lambda c: c["callbacks"]["Checkpoints"]["settings"].pop("seed")), "other names"),
+    "extra key": (set_at("extra", value=1), "keys of checkpoint differ"),
+    "extra weight": (set_at("state_dict", "extra", value=torch.zeros(1)), "keys of checkpoint/state_dict"),
+    "missing weight": (edit(lambda c: c["state_dict"].pop("model.conv.bias")), "keys of checkpoint/state_dict"),
+    "shape": (set_at(*WEIGHT, value=torch.zeros(1176, 128)), "hidden.weight"),
+    "huge shape": (set_at(*WEIGHT, value=torch.zeros(1).expand(10**6, 10**6)), "hidden.weight"),
+    "right shape on one number": (set_at(*WEIGHT, value=torch.zeros(1).expand(128, 1176)), "hidden.weight"),
+    "part of a larger one": (set_at(*WEIGHT, value=torch.zeros(129, 1176)[:128]), "hidden.weight"),
+    "dtype": (set_at(*WEIGHT, value=torch.zeros(128, 1176, dtype=torch.float64)), "hidden.weight"),
+    "no tensor": (set_at(*WEIGHT, value=1.0), "hidden.weight"),
+    "moment": (set_at(*OPTIMIZER, "state", 2, "exp_avg", value=torch.zeros(1)), "exp_avg"),
+    "moment missing": (edit(lambda c: c["optimizer_states"][0]["state"].pop(5)), "keys of"),
+    "shared storage": (
+        edit(
+            lambda c: c["optimizer_states"][0]["state"][0].update(
+                exp_avg=c["optimizer_states"][0]["state"][0]["exp_avg_sq"]
+            )
+        ),
+        "not those that the file holds",
+    ),
+    "other optimizer": (set_at(*OPTIMIZER, "param_groups", 0, "eps", value=1e-8), "another optimizer"),
+    "steps of Adam": (set_at(*OPTIMIZER, "param_groups", 0, "t", value=-1), "contradict"),
+    "rows": (set_at("callbacks", "EpochResults", "rows", value=[]), "contradict"),
+    "row": (set_at("callbacks", "EpochResults", "rows", 0, "train_loss", value="x"), "train_loss"),
+    "many rows": (set_at("callbacks", "EpochResults", "rows", value={"a": 1}), "rows"),
+    "step": (set_at("global_step", value=10**12), "contradict"),
+    "averages": (set_at("train_averages", value=torch.zeros(2, 3, dtype=torch.float64)), "train_averages"),
+    "batches": (set_at("loops", "fit_loop", "state_dict", "combined_loader", 0, "batches", value=10**9), "contradict"),
+    "epochs": (set_at("loops", "fit_loop", "epoch_progress", "current", "processed", value=-(10**9)), "contradict"),
+    "validation": (set_at("loops", "validate_loop", "state_dict", "x", value=1), "keys of"),
+    "version": (set_at("pytorch-lightning_version", value="1.0.0"), "written by lightning 1.0.0"),
+}
+
+
+@pytest.fixture(scope="module")
+def read(flags: Flags) -> Callable[[Path, dict[str, Any]], dict[str, Any]]:
+    """Read a checkpoint as a resume of the run does, with the settings of another one."""
+
+    def read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        trainer = L.Trainer(accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False)
+        return read_checkpoint(path, trainer, LitMNIST(0.001), settings)
+
+    return read
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_nothing_but_a_whole_checkpoint_of_this_training_is_read(
+    kind: str, tmp_path: Path, whole: Path, read: Any
+) -> None:
+    good = whole / "checkpoints" / "step=00020.ckpt"
+    settings = torch.load(good, weights_only=True)["callbacks"]["Checkpoints"]["settings"]
+    path = tmp_path / "step=00020.ckpt"
+    shutil.copy(good, path)
+    assert read(path, settings)["global_step"] == 20
+    spoil, reason = SPOILT[kind]
+    spoil(path)
+    with pytest.raises(UnusableCheckpointError) as caught:
+        read(path, settings)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not a ")
+    assert reason in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoints(flags: Flags, cut: Any, whole: Path) -> None:
+    resume = cut(12)
+    finished = subprocess.run(
+        [sys.executable, *command_line(flags | resume)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)),  # less than a checkpoint takes
+        check=False,
+    )
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert re.search(r"error: .*File too large: '.*step=00015.ckpt'", line)
+    run = Path(resume["output_dir"], "run")
+    assert last_step(run) == 12
+    assert not list(run.glob("checkpoints/.*.part"))
+    train(**flags, **resume)
+    assert_same(run, whole)
+
+
+def test_a_directory_that_vanishes_ends_the_run_in_one_line(flags: Flags, tmp_path: Path) -> None:
+    process = Process(flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500})
+    process.wait_for_step(5)
+    (tmp_path / "run").rename(tmp_path / "gone")
+    returncode, stderr = process.finish()
+    assert returncode == 1
+    (line,) = stderr.splitlines()
+    assert "No such file or directory" in line
+    assert last_step(tmp_path / "gone") >= 5
