@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 
 # Of the files after `gunzip`.
 SHA256 = {

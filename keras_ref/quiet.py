@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 
 
 def import_keras() -> None:

@@ -16,7 +16,8 @@ from keras_ref.parity.pitfalls import PITFALLS
 from keras_ref.parity.recorded import RECORDED
 from keras_ref.parity.tolerances import MARGINS
 from keras_ref.parity.workers import Side, Workers
-from lit_mnist.runs.command import InputError, run
+from lit_mnist.errors import InputError
+from lit_mnist.runs.command import run
 from lit_mnist.runs.directory import versions, write_file
 
 PORT = "lit_mnist:LitMNIST"

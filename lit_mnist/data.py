@@ -1,7 +1,7 @@
 """MNIST for Lightning: whole images in memory as bytes, whole batches taken at once."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from lit_mnist.mnist_files import prepare_files
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
+from lit_mnist.mnist_files import read_files
 
 CLASSES = 10
 EVALUATION_BATCH_SIZE = 1000  # of no effect on a result; the largest that stays within the cache of a usual CPU core
+
+Order = Callable[[int], Sequence[np.ndarray]]  # from the number of an epoch, from 0, to the indices of its batches
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -26,15 +27,15 @@ class MNISTDataModule(L.LightningDataModule):
     of the model. The last batch of an epoch may be short; no image is dropped or seen twice.
 
     Args:
-        data_dir: directory that holds, or will hold, `MNIST/raw`.
+        data_dir: directory that may hold `MNIST/raw`; files that are not there come from this package.
         batch_size: images in a training step, over all devices together, >= 1.
         validation_images: how many training images to hold out, in the proportions of the classes, >= 0.
         seed: decides the order of the images and which are held out, >= 0.
         verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
+        order: of the training images, in place of `train_order`.
 
     Raises:
-        InputError: from `prepare_data` if a file is unusable, from `setup` if more images are to be held out than
-            there are.
+        InputError: from `setup`, if a file is unusable or more images are to be held out than there are.
     """
 
     def __init__(
@@ -44,21 +45,20 @@ class MNISTDataModule(L.LightningDataModule):
         validation_images: int = 0,
         seed: int = 0,
         verify_data: bool = True,
+        order: Order | None = None,
     ) -> None:
         super().__init__()
-        self.data_dir = Path(data_dir)
+        self.data_dir = data_dir
         self.batch_size = batch_size
         self.validation_images = validation_images
         self.seed = seed
         self.verify_data = verify_data
-
-    def prepare_data(self) -> None:
-        prepare_files(self.data_dir, self.verify_data)
+        self.order = order or self.train_order
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "train"):
             return  # Lightning asks before each of fit, test and predict
-        self.train, self.test = (read_split(self.data_dir, split) for split in ("train", "t10k"))
+        self.train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
         labels = self.train.tensors[1].numpy()
         if self.validation_images >= len(labels):
             raise InputError(
@@ -80,35 +80,42 @@ class MNISTDataModule(L.LightningDataModule):
         Raises:
             InputError: if a batch does not divide among the devices, or there would be none.
         """
-        images = len(self.train_indices)
-        for size, which in ((self.batch_size, "a batch"), (images % self.batch_size, "the last batch of an epoch")):
+        batches = self.order(0)
+        for size, which in ((len(batches[0]), "a batch"), (len(batches[-1]), "the last batch of an epoch")):
             if size % world_size:
                 raise InputError(
                     f"--batch_size {self.batch_size}: {which} is {size} images, which do not divide among "
                     f"{world_size} devices; choose another --batch_size, or --devices 1"
                 )
-        batches = len(self.train_batches())
-        if limit_train_batches is not None and limit_train_batches < 1 and int(batches * limit_train_batches) == 0:
+        if limit_train_batches is not None and limit_train_batches < 1 and int(len(batches) * limit_train_batches) == 0:
             raise InputError(
-                f"--limit_train_batches {limit_train_batches}: less than one of the {batches} batches of an epoch"
+                f"--limit_train_batches {limit_train_batches}: less than one of the {len(batches)} batches of an epoch"
             )
 
-    def train_batches(self) -> "Batches":
-        return self._batches(self.train_indices, self.batch_size, shuffle=True)
+    def train_order(self, epoch: int) -> list[np.ndarray]:
+        """Draw the batches of an epoch, a pure function of (seed, epoch): indices of training images, [N] each."""
+        return cut(np.random.default_rng([self.seed, epoch]).permutation(self.train_indices), self.batch_size)
 
-    def test_batches(self) -> "Batches":
-        return self._batches(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
+    def test_order(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of the test images, as they stand in the files."""
+        return cut(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
+
+    def batches(self, order: Order, device: torch.device | None = None) -> "Batches":
+        """Return this device's share of the batches, with indices that lie on `device`."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(order, rank, world_size, device)
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.train, self.train_batches(), ResumableLoader)
+        return self._loader(self.train, self.order, ResumableLoader)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if self.validation_images == 0:
             return []
-        return self._loader(self.train, self._batches(self.validation_indices, EVALUATION_BATCH_SIZE))
+        batches = cut(self.validation_indices, EVALUATION_BATCH_SIZE)
+        return self._loader(self.train, lambda epoch: batches)
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.test, self.test_batches())
+        return self._loader(self.test, self.test_order)
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
@@ -120,73 +127,65 @@ class MNISTDataModule(L.LightningDataModule):
         images, labels = batch
         return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
 
-    def _loader(self, dataset: TensorDataset, batches: "Batches", kind: type[DataLoader] = DataLoader) -> DataLoader:
-        assert self.trainer is not None
-        dataset = on_device(dataset, self.trainer.strategy.root_device)
-        batches.device = dataset.tensors[0].device
-        return kind(dataset, sampler=batches, batch_size=None)
+    def gather(self, predictions: Sequence[Tensor]) -> np.ndarray:
+        """Put what each device predicted for its test images in their order, on every device: [I, ...].
 
-    def _batches(self, indices: np.ndarray, batch_size: int, shuffle: bool = False) -> "Batches":
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(indices, batch_size, rank, world_size, shuffle, self.seed)
+        Args:
+            predictions: this device's, of one batch after the other, [N, ...] each.
+        """
+        assert self.trainer is not None
+        own = torch.cat(list(predictions))  # [own images, ...]
+        device = self.trainer.strategy.root_device
+        own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
+        everyone = own.new_zeros(len(self.test), *own.shape[1:])
+        everyone[torch.cat(list(self.batches(self.test_order, device)))] = own
+        return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
+
+    def _loader(self, dataset: TensorDataset, order: Order, kind: type[DataLoader] = DataLoader) -> DataLoader:
+        if self.trainer is not None:
+            dataset = on_device(dataset, self.trainer.strategy.root_device)
+        return kind(dataset, sampler=self.batches(order, dataset.tensors[0].device), batch_size=None)
 
 
 class Batches(DistributedSampler):
     """Yield the indices of one batch after the other, the share of one device: every `world_size`-th of each batch.
 
-    All devices together see in each step exactly the images that a single device would see, and each image once in an
-    epoch. If shuffled, the order is a pure function of (seed, epoch); Lightning calls `set_epoch`. It is a
-    `DistributedSampler` so that Lightning does not share the batches out a second time. `taken` says how many batches
-    of the epoch were handed out; setting `skip` leaves out that many of the next epoch, once. `device` is where
-    the indices are to be, the CPU unless it is set.
+    All devices together see in each step exactly the images that a single device would see. It is a
+    `DistributedSampler` so that Lightning calls `set_epoch` and does not share the batches out a second time.
 
     Args:
-        indices: of the images to serve, [I].
-        batch_size: images in a step, over all devices together.
+        order: returns the batches of an epoch, over all devices together; the same number in each.
         rank: number of this device, 0 to world_size - 1.
         world_size: number of devices.
-        shuffle: False keeps the order of `indices`.
-        seed: of the order, >= 0.
+        device: where the indices are to lie; None for the CPU.
+
+    Attributes:
+        taken: how many batches of the epoch were handed out.
+        skip: how many of the next epoch to leave out, once.
     """
 
-    def __init__(
-        self,
-        indices: np.ndarray,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(TensorDataset(torch.from_numpy(indices)), world_size, rank, shuffle, seed)
-        self.indices = indices
-        self.batch_size = batch_size
-        self.steps = -(-len(indices) // batch_size)
+    def __init__(self, order: Order, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
+        super().__init__(TensorDataset(torch.empty(0)), world_size, rank)  # which images there are, `order` knows
+        self.order = order
+        self.device = device
+        self.steps = len(order(0))
         self.taken = self.skip = 0
-        self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Tensor]:
         self.taken, self.skip = self.skip, 0
-        own = [batch[self.rank :: self.num_replicas] for batch in self.whole_batches()]
+        own = [batch[self.rank :: self.num_replicas] for batch in self.order(self.epoch)]
         # To the device once an epoch: each copy waits for it.
-        indices = torch.from_numpy(np.concatenate(own)).to(self.device)
+        indices = torch.from_numpy(np.concatenate(own)).to(self.device or "cpu")
         for batch in itertools.islice(torch.split(indices, [len(share) for share in own]), self.taken, None):
             self.taken += 1
             yield batch
 
-    def whole_batches(self) -> Iterator[np.ndarray]:
-        """Yield the indices of each batch of the epoch, over all devices together."""
-        order = self.indices
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
-
 
 class ResumableLoader(DataLoader):
-    """A DataLoader over `Batches` that goes on in the middle of an epoch, through the two methods Lightning looks for.
+    """A DataLoader over `Batches` that resumes in the middle of an epoch, through the two methods Lightning looks for.
 
     Lightning saves its state in a checkpoint and, if that lies within an epoch, loads it before it asks for batches.
     """
@@ -200,12 +199,9 @@ class ResumableLoader(DataLoader):
         self.sampler.skip = state["batches"]
 
 
-def read_split(data_dir: Path, split: str) -> TensorDataset:
-    """Read the prepared files of a split, "train" or "t10k": images uint8 [I, 1, 28, 28], labels int64 [I]."""
-    raw = data_dir / "MNIST" / "raw"
-    images = read_image_file(str(raw / f"{split}-images-idx3-ubyte"))  # [I, 28, 28]
-    labels = read_label_file(str(raw / f"{split}-labels-idx1-ubyte"))  # [I]
-    return TensorDataset(images.unsqueeze(1), labels)  # [I, 1, 28, 28], [I]
+def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut indices [I] into batches of `size`, the last with what is left."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def on_device(dataset: TensorDataset, device: torch.device) -> TensorDataset:

@@ -26,7 +26,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.trace.files import WEIGHTS
 
 # Bytes of a file and of what it unpacks to: the model in float64 with both moments of Adam takes 3.7 million.

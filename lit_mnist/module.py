@@ -29,6 +29,7 @@ class LitMNIST(L.LightningModule):
         self.model = MNISTClassifier().to(memory_format=torch.channels_last)
         self.train_averages = Averages()
         self.evaluation_averages = Averages()
+        self.example_input_array = torch.zeros(1, 1, 28, 28)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class probabilities of images in [0, 1]: [N, 1, 28, 28] to [N, 10]."""
@@ -59,16 +60,6 @@ class LitMNIST(L.LightningModule):
 
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.hparams["learning_rate"])
-
-    def on_train_start(self) -> None:
-        # After its first step, DDP puts the gradients into its buckets in another order; with more than two devices the
-        # place in the bucket decides in which order they are added up. A resumed run has that step behind it.
-        if self.trainer.world_size > 2 and self.trainer.global_step > 0:
-            assert isinstance(self.dtype, torch.dtype)
-            model = self.trainer.model
-            assert model is not None
-            model(torch.zeros(1, 1, 28, 28, dtype=self.dtype, device=self.device)).sum().backward()
-            self.zero_grad()
 
     def on_train_epoch_start(self) -> None:
         self.train_averages.reset()
@@ -147,8 +138,13 @@ class Averages:
         loss = torch.as_tensor(self.loss)
         return torch.stack([loss, torch.as_tensor(self.correct).to(loss), torch.full_like(loss, self.images)])
 
+    def means(self) -> dict[str, float]:
+        """Return the running loss and accuracy; it waits for the device."""
+        loss, correct, images = self.sums().tolist()
+        return {"loss": loss / images, "accuracy": correct / images} if images else {}
+
     def load(self, sums: Tensor) -> None:
-        """Go on from sums, [3], as `sums` returned them."""
+        """Continue from sums, [3], as `sums` returned them."""
         self.loss, self.correct, images = sums.unbind()
         self.images = int(images)
 

@@ -1,39 +1,41 @@
 """python -m lit_mnist.train: train the documented model, evaluate it, leave a run directory behind."""
 
 import contextlib
-import functools
+import json
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from lit_mnist.runs.command import BatchSize, Devices, InputError, LearningRate, Seconds, Seed, run
+from lit_mnist.errors import InputError
+from lit_mnist.runs.command import BatchSize, Devices, LearningRate, Seconds, Seed, run
 from lit_mnist.runs.directory import (
-    check_environment,
-    continue_run_directory,
     create_run_directory,
     epochs_of_results,
     find_run_directory,
     hold_run_directory,
     plan_run_directory,
     result_lines,
-    versions,
     write_results,
 )
-from lit_mnist.runs.signals import Interruption, end_with_first_process, told_ends
+from lit_mnist.runs.files import versions
+from lit_mnist.runs.processes import check_processes, run_on_devices, started_by_agent, started_by_us
+from lit_mnist.runs.signals import SignalHandler
 
 if TYPE_CHECKING:
     import lightning as L
     import numpy as np
-    from lightning.fabric.plugins import CheckpointIO
 
     from lit_mnist.data import MNISTDataModule
-
-PROG = "python -m lit_mnist.train"
+    from lit_mnist.module import LitMNIST
+    from lit_mnist.runs.checkpoints import Checkpoints
+    from lit_mnist.runs.progress import EpochResults
 
 
 def train(
@@ -74,7 +76,7 @@ def train(
         batch_size: Images in a step, over all devices together.
         learning_rate: Learning rate of Adam.
         seed: Decides the start weights, the order of the images and which of them are held out.
-        data_dir: Where the data set is, or is to be put.
+        data_dir: Where the data set is; files that are not there are those that ship with this package.
         verify_data: Insist on MNIST's own files; false accepts other data in the same format.
         validation_images: How many training images to hold out and to evaluate after each epoch.
         output_dir: Where the directory of the run is made.
@@ -85,8 +87,8 @@ def train(
         deterministic: Use only operations that give the same result each time, on a GPU too.
         checkpoint_every_n_steps: Write a checkpoint after every so many steps too, not after each epoch only; 0 or null
             for none.
-        resume: Go on with the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from
-            a named one (a path), with the flags that it was started with; --max_epochs may have grown.
+        resume: Resume the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from a
+            named one (a path), with the flags that it was started with; --max_epochs may have grown.
         timeout: Seconds that several processes wait for one another, at the start and at each step, before the run ends
             with an error.
 
@@ -94,237 +96,233 @@ def train(
         What summary.json holds; the test results alone after a fast_dev_run.
 
     Raises:
-        InputError: a wrong value or file; nothing but the data set was written.
+        InputError: a wrong value or file; nothing was written.
     """
-    config = dict(locals())  # before any other variable is set: the flags and their values
-    check_environment()
-    end_with_first_process()
-    interruption = Interruption()
-    interruption.listen()
+    plan = make_plan(dict(locals()))
     with contextlib.ExitStack() as held:
-        held.callback(interruption.stop_listening)
-        if resume is None:
-            run_directory = plan_run_directory(output_dir, run_name, prefix="lit_mnist")
-        else:
-            if fast_dev_run:
-                raise InputError("--fast_dev_run: leaves no run behind that could go on; leave out --resume")
-            run_directory = find_run_directory(output_dir, run_name, resume)
-            config |= {"resume": None, "output_dir": str(run_directory.parent), "run_name": run_directory.name}
-
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ is told as an exception, too
-        import lightning as L
-        from rich import get_console
-
-        from lit_mnist.data import MNISTDataModule
-        from lit_mnist.mnist_files import dataset_digest
-        from lit_mnist.module import LitMNIST
-        from lit_mnist.runs.checkpoints import CheckpointFiles, Checkpoints, choose_checkpoint, read_checkpoint
-        from lit_mnist.runs.progress import EpochResults, layer_table, silence_lightning
-
-        silence_lightning()
-        console = get_console()  # the one that the progress bar draws on
-        console.on_broken_pipe = functools.partial(setattr, console, "quiet", True)  # type: ignore[method-assign]
-        results = EpochResults(console, None if fast_dev_run else run_directory)
-        checkpoints = Checkpoints(
-            None if fast_dev_run else run_directory / "checkpoints", checkpoint_every_n_steps, interruption
-        )
-        checkpoint_files = CheckpointFiles()
-        trainer = make_trainer(config, run_directory, [results, checkpoints], checkpoint_files)
-        check_processes(trainer)
-        if resume is not None and trainer.is_global_zero:
-            held.enter_context(hold_run_directory(run_directory))
-            if (epochs := epochs_of_results(run_directory)) >= max_epochs:
-                raise InputError(f"{run_directory}: finished with {epochs} epochs; only a larger --max_epochs goes on")
-
-        # Whatever can be wrong with the input shows before the first file is written and the first process started.
-        L.seed_everything(seed, verbose=False)
-        data = MNISTDataModule(data_dir, batch_size, validation_images, seed, verify_data)
-        module = LitMNIST(learning_rate)
-        data.prepare_data()
-        data.setup("fit")
-        data.check_batches(trainer.world_size, limit_train_batches)
-        checkpoints.settings = {
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "validation_images": validation_images,
-            "precision": precision,
-            "limit_train_batches": limit_train_batches,
-            "deterministic": deterministic,
-            "accelerator": trainer.accelerator.name(),
-            "devices": trainer.world_size,
-            "dataset_sha256": dataset_digest(data.data_dir),
-        }
-        if resume is not None:
-            read = functools.partial(read_checkpoint, trainer=trainer, module=module, settings=checkpoints.settings)
-            chosen = choose_checkpoint(resume, run_directory / "checkpoints", read, tell=trainer.is_global_zero)
-            checkpoint_files.path, checkpoint_files.content = chosen or (None, {})
-        if trainer.is_global_zero and not fast_dev_run:
-            if resume is None:
-                create_run_directory(run_directory, config)
-                held.enter_context(hold_run_directory(run_directory))
-            else:
-                continue_run_directory(run_directory, config)
-            interruption.last_words = f"To go on: {resume_command(run_directory)}\n"
-        if trainer.is_global_zero:
-            console.print(layer_table(module))
-            if checkpoint_files.path is not None:
-                line = f"Goes on after step {checkpoint_files.content['global_step']:,}, from {checkpoint_files.path}"
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-            if num_nodes > 1:
-                console.print(f"Waiting for the processes of all {num_nodes} nodes.")
-
-        replace_in_lightning(trainer, module, timeout)
-        with told_ends(trainer, interruption, PROG):
-            trainer.fit(module, data, ckpt_path=checkpoint_files.path, weights_only=True)
-            train_seconds = results.seconds()
-            (test_results,) = trainer.test(module, data, verbose=False)
-            if fast_dev_run:
-                if trainer.is_global_zero:
-                    console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
-                return dict(test_results)
-
-            probabilities = predict_test_images(trainer, module, data)
-            summary = dict(test_results) | {
-                "test_images": len(data.test),
-                "parameters": sum(p.numel() for p in module.parameters()),
-                "epochs": max_epochs,
-                "batch_size": batch_size,
-                "seed": seed,
-                "framework": "lightning",
-                "versions": versions("torch", "torchvision", "lightning", "numpy"),
-                "dataset_sha256": checkpoints.settings["dataset_sha256"],
-                "train_seconds": round(train_seconds, 3),
-            }
-            if trainer.is_global_zero:
-                images, labels = (x.numpy() for x in data.test.tensors)
-                write_results(run_directory, results.rows, summary, images[:, 0], labels, probabilities)
-                console.print(result_lines(run_directory, summary), soft_wrap=True, highlight=False, markup=False)
-        return summary
+        parts = build(plan, held.enter_context(SignalHandler(plan.resume_line)))
+        if parts.trainer.world_size > 1 and not started_by_agent():
+            return train_on_all_devices(plan)
+        if parts.trainer.is_global_zero:
+            if plan.writes and plan.flags["resume"] is None:
+                create_run_directory(plan.run_directory, plan.config)
+            if plan.writes:
+                held.enter_context(hold_run_directory(plan.run_directory))
+            announce(plan, parts)
+        summary, probabilities = fit_and_test(plan, parts)
+        if parts.trainer.is_global_zero:
+            write(plan, parts, summary, probabilities)
+    return summary
 
 
-def make_trainer(
-    flags: Mapping[str, Any], run_directory: Path, callbacks: "list[L.Callback]", checkpoint_files: "CheckpointIO"
-) -> "L.Trainer":
-    """Return the Trainer that the flags of `train` ask for, with a progress bar if somebody is watching.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done: all of it checked, nothing begun.
+
+    Args:
+        flags: of `train`, by name.
+        accelerator: what "auto" stands for: "gpu", "mps" or "cpu".
+        devices: number of them on this machine.
+        run_directory: of the run.
+        data: set up; its batches divide among the devices.
+        settings: what a resumed training has to have in common with the one before, and what decides it.
+        checkpoint: to resume from, None for none.
+    """
+
+    flags: Mapping[str, Any]
+    accelerator: str
+    devices: int
+    run_directory: Path
+    data: "MNISTDataModule"
+    settings: Mapping[str, Any]
+    checkpoint: Path | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The flags with which the same training is begun anew."""
+        place = {"output_dir": str(self.run_directory.parent), "run_name": self.run_directory.name}
+        return {**self.flags, **place, "resume": None}
+
+    @property
+    def writes(self) -> bool:
+        return not self.flags["fast_dev_run"]
+
+    @property
+    def resume_line(self) -> str:
+        """How to resume the run, if it leaves anything behind."""
+        if not self.writes:
+            return ""
+        place = ["--output_dir", str(self.run_directory.parent), "--run_name", self.run_directory.name]
+        flags = ["--config", str(self.run_directory / "config.yaml"), *place, "--resume", "last"]
+        starter = "python"
+        if "TORCHELASTIC_RUN_ID" in os.environ and not started_by_us():
+            nodes = int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+            starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" + (" ..." if nodes > 1 else "")
+        return f"To resume: {starter} -m lit_mnist.train {shlex.join(flags)}\n"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What trains: the Trainer, the module, and those of the callbacks that are asked afterwards."""
+
+    trainer: "L.Trainer"
+    module: "LitMNIST"
+    results: "EpochResults"
+    checkpoints: "Checkpoints"
+
+
+def make_plan(flags: Mapping[str, Any]) -> Plan:
+    """Find out what the flags of `train` ask for, and whether it can be had; write nothing.
 
     Raises:
-        InputError: if this machine cannot do what they ask for.
+        InputError: a wrong value or file.
     """
+    resume = flags["resume"]
+    if resume is None:
+        run_directory = plan_run_directory(flags["output_dir"], flags["run_name"], prefix="lit_mnist")
+    elif flags["fast_dev_run"]:
+        raise InputError("--fast_dev_run: leaves no run behind that could be resumed; leave out --resume")
+    else:
+        run_directory = find_run_directory(flags["output_dir"], flags["run_name"], resume)
+        if (epochs := epochs_of_results(run_directory)) >= flags["max_epochs"]:
+            raise InputError(f"{run_directory}: finished with {epochs} epochs; give a larger --max_epochs")
+
+    from lit_mnist.data import MNISTDataModule
+    from lit_mnist.runs.checkpoints import choose_checkpoint, read_checkpoint
+    from lit_mnist.runs.trainer import choose_devices
+
+    accelerator, devices = choose_devices(flags["accelerator"], flags["devices"])
+    world_size = devices * flags["num_nodes"]
+    check_processes(devices, flags["num_nodes"])
+    data = MNISTDataModule(
+        flags["data_dir"], flags["batch_size"], flags["validation_images"], flags["seed"], flags["verify_data"]
+    )
+    data.setup()
+    data.check_batches(world_size, flags["limit_train_batches"])
+
+    names = ("batch_size", "learning_rate", "seed", "validation_images", "precision", "limit_train_batches")
+    settings = {f"--{name}": flags[name] for name in (*names, "deterministic")}
+    settings |= {"--accelerator": accelerator, "--devices": world_size}
+    settings["the data set in --data_dir, sha256"] = data.sha256
+    checkpoint = None
+    if resume is not None:
+        checkpoint = choose_checkpoint(
+            resume,
+            run_directory / "checkpoints",
+            lambda path: read_checkpoint(path, settings, flags["max_epochs"]),
+            passed_over_is_said=not started_by_us(),
+        )
+    return Plan(flags, accelerator, devices, run_directory, data, settings, checkpoint)
+
+
+def build(plan: Plan, signals: SignalHandler) -> Parts:
+    """Make everything that trains.
+
+    Raises:
+        InputError: if this machine cannot do what the flags ask for.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ becomes an exception, too
     import lightning as L
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from rich import get_console
 
-    from lit_mnist.runs.progress import ProgressBar
+    from lit_mnist.module import LitMNIST
+    from lit_mnist.runs.checkpoints import Checkpoints, SettledBuckets
+    from lit_mnist.runs.progress import EpochResults, ProgressBar, make_console, silence_lightning
+    from lit_mnist.runs.trainer import make_trainer
 
-    devices = flags["devices"]
-    if devices == "auto" and TorchElasticEnvironment.detect():
-        devices = os.environ["LOCAL_WORLD_SIZE"]
-    show_progress = get_console().is_terminal and not get_console().is_dumb_terminal
-    try:
-        trainer = L.Trainer(
-            accelerator=flags["accelerator"],
-            devices=devices,
-            num_nodes=flags["num_nodes"],
-            strategy=flags["strategy"],
-            precision=flags["precision"],
-            max_epochs=flags["max_epochs"],
-            fast_dev_run=flags["fast_dev_run"],
-            limit_train_batches=flags["limit_train_batches"],
-            deterministic=flags["deterministic"],
-            logger=flags["logger"] == "tensorboard" and _tensorboard_logger(run_directory),
-            default_root_dir=run_directory,  # Lightning takes up hpc_ckpt_*.ckpt from there
-            callbacks=[*callbacks, ProgressBar()] if show_progress else callbacks,
-            plugins=[checkpoint_files],
-            limit_val_batches=None if flags["validation_images"] else 0,
-            num_sanity_val_steps=0,
-            enable_progress_bar=show_progress,
-            enable_model_summary=False,  # it rounds the counts; layer_table does not
-        )
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        names = ("accelerator", "devices", "strategy", "precision", "logger")
-        asked = " ".join(f"--{name} {flags[name]}" for name in names)
-        reason = " ".join(str(error).split())
-        raise InputError(f"{asked}: {reason} (--accelerator auto takes what this machine has)") from error
-    precision = flags["precision"]
-    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
-        raise InputError(f"--precision {precision}: {trainer.accelerator.name()} has {trainer.precision} instead")
-    return trainer
+    silence_lightning()
+    L.seed_everything(plan.flags["seed"], verbose=False)
+    module = LitMNIST(plan.flags["learning_rate"])
+    console = make_console()
+    results = EpochResults(console, plan.run_directory if plan.writes else None, plan.config)
+    checkpoints = Checkpoints(
+        plan.run_directory / "checkpoints" if plan.writes else None,
+        plan.flags["checkpoint_every_n_steps"],
+        signals,
+        plan.settings,
+        plan.resume_line,
+    )
+    callbacks: list[L.Callback] = [results, checkpoints, SettledBuckets()]
+    if console.is_terminal:
+        callbacks.append(ProgressBar(module.train_averages.means))
+    trainer = make_trainer(
+        plan.flags, plan.accelerator, plan.devices, plan.run_directory, callbacks, console.is_terminal
+    )
+    return Parts(trainer, module, results, checkpoints)
 
 
-def replace_in_lightning(trainer: "L.Trainer", module: "L.LightningModule", timeout: int) -> None:
-    """Make Lightning 2.6.6 resume in 64 bits, and end in time when a signal comes or a process is lost.
-
-    Three of the names are private: there are no public ones for it.
-    """
-    from lightning.pytorch.strategies import DDPStrategy
-
-    # It restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
-    trainer.precision_plugin.convert_module(module)
-    # All have prepared the data by now; in here, they would wait for one another forever.
-    trainer._data_connector.prepare_data = lambda: None  # type: ignore[method-assign]
-    # Its handler of SIGTERM talks to the other devices from within, which can hang them, and then exits with 0.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._timeout = timedelta(seconds=timeout)  # "ddp" by name, or by number of devices, has 1,800
+def train_on_all_devices(plan: Plan) -> dict[str, Any]:
+    """Run the command once for each device; return what summary.json then holds."""
+    with tempfile.TemporaryDirectory(prefix="lit_mnist-") as directory:
+        config = Path(directory, "config.yaml")
+        config.write_text(yaml.safe_dump({**plan.config, "resume": plan.flags["resume"]}))
+        command = ["-m", "lit_mnist.train", "--config", str(config)]
+        run_on_devices(command, plan.devices, plan.flags["num_nodes"], plan.flags["timeout"], plan.resume_line)
+    summary = plan.run_directory / "summary.json"
+    return dict(json.loads(summary.read_text())) if plan.writes and summary.exists() else {}
 
 
-def check_processes(trainer: "L.Trainer") -> None:
-    """Make sure that all processes that were started will train together, and not each on its own.
+def announce(plan: Plan, parts: Parts) -> None:
+    """Show the model, where it resumes and what it waits for."""
+    from lit_mnist.runs.progress import layer_table
+
+    console = parts.results.console
+    console.print(layer_table(parts.module))
+    if plan.checkpoint is not None:
+        step = int(plan.checkpoint.stem.partition("=")[2] or 0)
+        line = f"Resumes after step {step:,}, from {plan.checkpoint}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if plan.flags["num_nodes"] > 1:
+        console.print(f"Waiting for the processes of all {plan.flags['num_nodes']} nodes.")
+
+
+def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]":
+    """Train, then test once; return what summary.json is to hold, and the probabilities of the test images, [I, 10].
 
     Raises:
-        InputError: if torchrun or SLURM has started more or fewer, or this is said to be of a machine too many.
+        InputError: if the checkpoint cannot be restored; nothing was changed.
     """
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    import numpy as np
 
-    processes = trainer.num_devices * trainer.num_nodes
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect() and (started := environment().world_size()) != processes:
-            raise InputError(
-                f"--devices {trainer.num_devices} --num_nodes {trainer.num_nodes}: {processes} processes, but "
-                f"{started} were started; --devices times --num_nodes must be as many"
-            )
-    if trainer.node_rank >= trainer.num_nodes:
-        raise InputError(f"NODE_RANK={trainer.node_rank} in the environment: expected less than --num_nodes")
-
-
-def resume_command(run_directory: Path) -> str:
-    """Return the command that goes on with a run."""
-    place = ["--output_dir", str(run_directory.parent), "--run_name", run_directory.name]
-    flags = ["--config", str(run_directory / "config.yaml"), *place, "--resume", "last"]
-    starter = "python"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        nodes = int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
-        starter = f"torchrun --nproc_per_node {os.environ['LOCAL_WORLD_SIZE']}" + (" ..." if nodes > 1 else "")
-    return f"{starter} -m lit_mnist.train {shlex.join(flags)}"
-
-
-def predict_test_images(trainer: "L.Trainer", module: "L.LightningModule", data: "MNISTDataModule") -> "np.ndarray":
-    """Return the class probabilities of all test images, [I, 10], on every device, whoever computed which."""
-    import torch
-
-    batches = trainer.predict(module, data)
-    assert batches is not None
-    own = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])  # [own images, 10]
-    own = own.to(module.device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-    everyone = own.new_zeros(len(data.test), own.shape[1])
-    everyone[torch.cat(list(data.test_batches()))] = own
-    return trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
+    trainer, module, data = parts.trainer, parts.module, plan.data
+    # Lightning restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
+    trainer.precision_plugin.convert_module(module)
+    try:
+        trainer.fit(module, data, ckpt_path=plan.checkpoint, weights_only=True)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if plan.checkpoint is None or parts.checkpoints.restored:
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"{plan.checkpoint}: cannot be restored ({reason}); name another, or start a new run"
+        ) from error
+    train_seconds = parts.results.seconds()
+    (tested,) = trainer.test(module, data, verbose=False)
+    if not plan.writes:
+        return dict(tested), np.empty((0, 10))
+    probabilities = data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
+    return dict(tested) | {
+        "test_images": len(data.test),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "epochs": plan.flags["max_epochs"],
+        "batch_size": plan.flags["batch_size"],
+        "seed": plan.flags["seed"],
+        "framework": "lightning",
+        "versions": versions("torch", "torchvision", "lightning", "numpy"),
+        "dataset_sha256": data.sha256,
+        "train_seconds": round(train_seconds, 3),
+    }, probabilities
 
 
-def _tensorboard_logger(run_directory: Any) -> Any:
-    import sys
-    from types import ModuleType
-
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    # TensorBoard's own switch ("no TensorFlow"): it would load TensorFlow where that is installed, log lines and all.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-
-    return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
+def write(plan: Plan, parts: Parts, summary: Mapping[str, Any], probabilities: "np.ndarray") -> None:
+    """Leave the results in the run directory, and say so."""
+    console = parts.results.console
+    if not plan.writes:
+        console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
+        return
+    images, labels = (tensor.numpy() for tensor in plan.data.test.tensors)
+    write_results(plan.run_directory, parts.results.rows, summary, images[:, 0], labels, probabilities)
+    console.print(result_lines(plan.run_directory, summary), soft_wrap=True, highlight=False, markup=False)
 
 
 if __name__ == "__main__":
-    run(train, prog=PROG)
+    run(train, prog="python -m lit_mnist.train")

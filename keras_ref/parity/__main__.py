@@ -9,7 +9,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from keras_ref.parity.plan import FIRST_OPTIONAL, RUNGS, STEPS_PER_EPOCH, Dtype, Verdict, climb
 from keras_ref.parity.workers import Workers
-from lit_mnist.runs.command import InputError, Seed, run
+from lit_mnist.errors import InputError
+from lit_mnist.runs.command import Seed, run
 
 
 def parity(

@@ -22,7 +22,7 @@ from keras_ref.parity.plan import RUNGS, Plan, Verdict
 from keras_ref.parity.recorded import accuracy_lost, recorded
 from keras_ref.parity.tolerances import FLOAT64, MARGINS
 from keras_ref.parity.workers import Workers
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.runs.directory import versions, write_file
 from lit_mnist.trace.files import WEIGHTS
 

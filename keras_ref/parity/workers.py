@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_ref.parity.ladder import Arrays
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.runs.signals import Interruption
 from lit_mnist.trace.files import TraceInputs, digest, read_arrays
 

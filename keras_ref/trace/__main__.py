@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.runs.command import InputError, run
+from lit_mnist.errors import InputError
+from lit_mnist.runs.command import run
 from lit_mnist.runs.directory import versions
 from lit_mnist.trace.files import WEIGHTS, TraceInputs, write_arrays
 from lit_mnist.trace.jobs import Tell

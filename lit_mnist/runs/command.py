@@ -8,7 +8,6 @@ import functools
 import inspect
 import io
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
-from lit_mnist.runs.signals import Interruption, wait_if_ending
+from lit_mnist.errors import InputError
+from lit_mnist.runs.processes import exit_with_parent, tell_parent
+from lit_mnist.runs.signals import SignalHandler, StoppedError
 
 if TYPE_CHECKING:
     BatchSize = int
@@ -32,15 +33,13 @@ else:
     Seconds = restricted_number_type("Seconds", int, [(">", 0), ("<=", 10**7)])  # what C++ can count in nanoseconds
 
 
-class InputError(Exception):
-    """A wrong flag, value or file: one line that says what was found, what was expected and what to do."""
-
-
 class OneLineErrorParser(ArgumentParser):
     """An ArgumentParser that reports a mistake in one line, without the usage block above it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {_one_line(message)} (--help lists all flags)\n")
+        line = " ".join(message.split())
+        line = line if len(line) < 1_000 else f"{line[:1_000]} ..."
+        self.exit(2, f"{self.prog}: error: {line} (--help lists all flags)\n")
 
 
 def run(function: Callable[..., Any], prog: str) -> None:
@@ -52,61 +51,57 @@ def run(function: Callable[..., Any], prog: str) -> None:
         function: its signature gives the flags and their defaults, its docstring the help.
         prog: how the command is called, as in "python -m lit_mnist.train".
     """
+    _ignore_environment()
+    exit_with_parent()
+    atexit.register(_leave_process_group)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
+    description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
+    with SignalHandler():
+        try:
+            result = auto_cli(
+                _with_plain_values(function),
+                prog=prog,
+                usage="%(prog)s [--flag value ...]",
+                description=description,
+                as_positional=False,
+                allow_abbrev=False,
+                parser_class=OneLineErrorParser,
+            )
+        except StoppedError as stopped:
+            _exit(stopped, stopped.exit_code, str(stopped))
+        except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
+            _exit(error, 2, f"{prog}: error: {error}\n")
+        except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
+            _exit(error, 1, f"{prog}: error: {error}\n")
+        except Exception as error:
+            if tell_parent(error):
+                sys.exit(1)
+            raise
+    if isinstance(result, int):
+        sys.exit(result)
 
+
+def _exit(error: Exception, code: int, text: str) -> NoReturn:
+    if not tell_parent(error):
+        sys.stderr.write(text)
+    sys.exit(code)
+
+
+def _with_plain_values(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same function; what a --config may hold and a flag may not is refused, numbers are plain ones."""
     types = get_type_hints(function)
 
     @functools.wraps(function)
-    def with_plain_numbers(**flags: Any) -> Any:
-        for name, value in flags.items():  # in a file, jsonargparse takes null for anything
+    def checked(**flags: Any) -> Any:
+        for name, value in flags.items():
             if value is None and type(None) not in get_args(types[name]):
                 raise InputError(f"--{name} null: expected a value; leave it out for the default")
             if isinstance(value, str) and not _is_text(value):
                 raise InputError(f"--{name} {value!r}: expected a text in UTF-8, without NUL")
         return function(**{name: _plain(value) for name, value in flags.items()})
 
-    Interruption().listen()
-    _ignore_environment()
-    atexit.register(_leave_process_group)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
-    description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
-    try:
-        result = auto_cli(
-            with_plain_numbers,
-            prog=prog,
-            usage="%(prog)s [--flag value ...]",
-            description=description,
-            as_positional=False,
-            allow_abbrev=False,
-            parser_class=OneLineErrorParser,
-        )
-    except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
-        wait_if_ending()
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a directory that has vanished
-        wait_if_ending()
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BaseException:
-        wait_if_ending()
-        raise
-    if isinstance(result, int):
-        sys.exit(result)
-
-
-def _ignore_environment() -> None:
-    """Forget the variables that would change what a command does without a flag of it saying so."""
-    for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # defaults for Lightning's Trainer
-        del os.environ[name]
-    os.environ["MPLBACKEND"] = "agg"  # figures are files here, and a wrong name stops the import
-
-
-def _leave_process_group() -> None:
-    """End gloo's threads while the interpreter is whole: later, one of them may abort the process (pytorch#190489)."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    return checked
 
 
 def _is_text(value: str) -> bool:
@@ -123,14 +118,15 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _one_line(message: str) -> str:
-    line = " ".join(message.split())
-    line = re.sub(r'Parser key "(\w+)":', r"--\1:", line)
-    line = re.sub(r"Not of type \w+: (\S+ )?does not conform to restriction", r"\1is out of range, expected", line)
-    line = re.sub(r"Not of type \w+: invalid literal for int\(\) with base 10:", "expected a whole number, got", line)
-    line = re.sub(r"Not of type \w+: could not convert string to float:", "expected a number, got", line)
-    line = re.sub(r"<class '(\w+)'>", r"\1", line).replace("typing.", "").replace("Got value", "Given value")
-    line = re.sub(r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ", "", line)
-    line = re.sub(r"Given value type: \S+ ", "", line).replace(" - Expected a ", " or ").replace(" - ", ", ")
-    line = re.sub(r"\.? Given value: ", ", given ", line)
-    return line if len(line) < 1_000 else f"{line[:1_000]} ..."
+def _ignore_environment() -> None:
+    """Forget the variables that would change what a command does without a flag of it saying so."""
+    for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # defaults for Lightning's Trainer
+        del os.environ[name]
+    os.environ["MPLBACKEND"] = "agg"  # figures are files here, and a wrong name stops the import
+
+
+def _leave_process_group() -> None:
+    """End gloo's threads while the interpreter is whole: later, one of them may abort the process (pytorch#190489)."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

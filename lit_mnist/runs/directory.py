@@ -9,12 +9,10 @@ import io
 import json
 import math
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,11 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
+from lit_mnist.runs.files import write_file
+from lit_mnist.runs.processes import may_be_first_process
 
-TAKEN = "exists already; choose another --run_name or --output_dir (lit_mnist.train goes on with --resume last)"
+TAKEN = "exists already; choose another --run_name or --output_dir (lit_mnist.train resumes with --resume last)"
 
 
 def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str) -> Path:
@@ -49,32 +49,8 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
     return run_directory
 
 
-def may_be_first_process() -> bool:
-    """Say whether this may be the first process of several, which alone writes; Lightning's Trainer knows for sure."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
-
-
-def check_environment() -> None:
-    """Make sure that what tells processes of one another is readable, whoever has set it.
-
-    Raises:
-        InputError: names the first variable that is not a number, or is missing beside the others of torchrun.
-    """
-    largest = dict.fromkeys(("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), 10**6)
-    largest |= dict.fromkeys(("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), 10**6)
-    largest |= {"MASTER_PORT": 65_535, "STANDALONE_PORT": 65_535}
-    for name, limit in largest.items():
-        value = os.environ.get(name, "0")
-        if not (value.isdecimal() and value.isascii() and int(value) <= limit):
-            raise InputError(f"{name}={value!r} in the environment: expected a number from 0 to {limit}; unset it")
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        if "TORCHELASTIC_RUN_ID" in os.environ and name not in os.environ:
-            raise InputError(f"{name} is not in the environment, but TORCHELASTIC_RUN_ID is; start it with torchrun")
-
-
 def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str) -> Path:
-    """Return the run directory in which a run is to go on.
+    """Return the run directory of the run that is to be resumed.
 
     Args:
         output_dir: directory of all runs.
@@ -121,12 +97,12 @@ def hold_run_directory(run_directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def continue_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
-    """Make a run directory, locked, ready to go on: remove what a killed process left, and what will be written anew.
+def reopen_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
+    """Make a run directory, locked, ready for a training: remove what a killed process left or will be written anew.
 
     Args:
-        run_directory: as `find_run_directory` returned it.
-        config: the flags of the command that goes on.
+        run_directory: that exists.
+        config: the flags of the command.
     """
     for part in [*run_directory.glob(".*.part"), *run_directory.glob("checkpoints/.*.part")]:
         part.unlink()
@@ -227,36 +203,9 @@ def result_lines(run_directory: Path, summary: Mapping[str, Any]) -> str:
     )
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it and rename it: it is there as a whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        if hasattr(os, "O_DIRECTORY"):  # not on Windows
-            directory = os.open(path.parent, os.O_DIRECTORY)
-            try:
-                os.fsync(directory)  # the new name, too, survives a power cut
-            finally:
-                os.close(directory)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
 def _run_path(output_dir: str | Path, name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}", name):
         raise InputError(f"--run_name {name!r}: expected up to 100 letters, digits and _ . + = -, no path")
     if "::" in str(output_dir):
         raise InputError(f"--output_dir {output_dir}: expected a path without '::', which Lightning gives a meaning")
     return Path(output_dir) / name
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of Python and of the named packages."""
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}

@@ -3,22 +3,35 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
+from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lit_mnist.module import LitMNIST
-from lit_mnist.runs.directory import write_metrics
+from lit_mnist.runs.directory import reopen_run_directory, write_metrics
 
 COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 BATCHES_BETWEEN_UPDATES = 20  # reading the running averages waits for the device: not at every step
+
+
+class PipeConsole(Console):
+    """A console whose reader may go away, as `head` does: the training continues without a word."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+def make_console() -> Console:
+    """Return the console that a progress bar draws on, if there is a terminal to draw on."""
+    console = get_console()
+    return console if console.is_terminal and not console.is_dumb_terminal else PipeConsole()
 
 
 class EpochResults(L.Callback):
@@ -30,17 +43,19 @@ class EpochResults(L.Callback):
     Args:
         console: where to print.
         run_directory: where `metrics.csv` is; None writes nothing.
+        config: the flags of the command, for `config.yaml`.
     """
 
-    def __init__(self, console: Console, run_directory: Path | None) -> None:
+    def __init__(self, console: Console, run_directory: Path | None, config: Mapping[str, Any]) -> None:
         self.console = console
         self.run_directory = run_directory
+        self.config = config
         self.rows: list[dict[str, float]] = []
         self.earlier_seconds = 0.0
         self.began = time.monotonic()  # and again with the first batch, once all processes are there
 
     def seconds(self) -> float:
-        """Return the seconds since the first batch, and those before the checkpoint that the run was taken up from."""
+        """Return the seconds since the first batch, and those before the checkpoint that the run was resumed from."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,6 +66,9 @@ class EpochResults(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
+        # Not before: what cannot be restored changes nothing.
+        if trainer.is_global_zero and self.run_directory is not None:
+            reopen_run_directory(self.run_directory, self.config)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
@@ -78,7 +96,14 @@ class ProgressBar(RichProgressBar):
     """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then.
 
     It leaves nothing behind: the lines of `EpochResults` stay.
+
+    Args:
+        averages: returns the running averages by name.
     """
+
+    def __init__(self, averages: Callable[[], Mapping[str, float]]) -> None:
+        super().__init__()
+        self.averages = averages
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
         return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -95,24 +120,21 @@ class ProgressBar(RichProgressBar):
         self.disable()  # testing and predicting take a second
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        assert isinstance(pl_module, LitMNIST)
-        loss, correct, images = pl_module.train_averages.sums().tolist()
-        return {"loss": loss / images, "accuracy": correct / images} if images else {}
+        return dict(self.averages())
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
 
 
 def layer_table(module: L.LightningModule) -> Table:
-    """List the layers of `module.model`: name, output shape without the batch, number of parameters."""
-    module.example_input_array = torch.zeros(1, 1, 28, 28)
-    summary = ModelSummary(module, max_depth=2)
-    module.example_input_array = None
+    """List the layers of a module with an `example_input_array`: name, output shape of one input, parameters."""
+    summary = ModelSummary(module, max_depth=-1)
+    names = summary.layer_names
     table = Table("layer", "output shape (C, H, W)", title_justify="left")
     table.add_column("parameters", justify="right")
-    for name, shape, count in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
-        if name.startswith("model."):
-            table.add_row(name.removeprefix("model."), " x ".join(map(str, shape[1:])), f"{count:,}")
+    for name, shape, count in zip(names, summary.out_sizes, summary.param_nums, strict=True):
+        if not any(other.startswith(f"{name}.") for other in names):
+            table.add_row(name.rpartition(".")[2], " x ".join(map(str, shape[1:])), f"{count:,}")
     table.add_section()
     table.add_row("total", "", f"{summary.total_parameters:,}")
     return table

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from lit_mnist.runs.command import Devices, InputError, run
+from lit_mnist.errors import InputError
+from lit_mnist.runs.command import Devices, run
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
 

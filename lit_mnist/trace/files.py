@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.runs.directory import write_file
 
 # Weights in files have Keras' layout, whoever wrote them.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.trace.files import write_arrays
 
 Tell = Callable[[int, int], None]  # called with the steps done and their number

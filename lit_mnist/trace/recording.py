@@ -40,7 +40,7 @@ from torch import Tensor
 from lit_mnist import weights
 from lit_mnist.data import Batches, MNISTDataModule
 from lit_mnist.keras_files import read_keras_file
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.runs.directory import versions
 from lit_mnist.runs.progress import silence_lightning
 from lit_mnist.trace.files import TraceInputs, digest

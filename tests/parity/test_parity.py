@@ -23,7 +23,7 @@ from keras_ref.parity.workers import Workers
 from lit_mnist import LitMNIST, MNISTDataModule, mutants
 from lit_mnist.data import Batches
 from lit_mnist.mutants import CORRECT, FlattensAsKeras
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.trace.files import WEIGHTS, TraceInputs, write_arrays
 from lit_mnist.trace.recording import Layout, record_facts
 

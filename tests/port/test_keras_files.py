@@ -20,7 +20,7 @@ import torch
 from conftest import Command
 
 from lit_mnist import MNISTClassifier, keras_files, read_keras_file
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.trace.files import WEIGHTS
 from lit_mnist.weights import from_keras
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_mnist.runs.command import InputError
+from lit_mnist.errors import InputError
 from lit_mnist.runs.directory import create_run_directory, plan_run_directory, write_file
 
 

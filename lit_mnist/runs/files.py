@@ -1,0 +1,38 @@
+"""Files that are there as a whole or not at all, and what made them."""
+
+import contextlib
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, sync it and rename it: it is there as a whole or not at all.
+
+    Raises:
+        OSError: of a full disk or a directory that cannot be written; it names `path`.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        if hasattr(os, "O_DIRECTORY"):  # not on Windows
+            directory = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(directory)  # the new name, too, survives a power cut
+            finally:
+                os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of the named packages."""
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}
