@@ -13,12 +13,14 @@ from jsonargparse.typing import NonNegativeInt
 
 from keras_ref.parity.display import Display, make_console
 from keras_ref.parity.pitfalls import PITFALLS
+from keras_ref.parity.processes import Side
 from keras_ref.parity.recorded import RECORDED
+from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import MARGINS
-from keras_ref.parity.workers import Side, Workers
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import run
-from lit_mnist.runs.directory import versions, write_file
+from lit_mnist.runs.files import versions, write_file
+from lit_mnist.runs.signals import exit_on_signals
 
 PORT = "lit_mnist:LitMNIST"
 
@@ -60,16 +62,15 @@ def record(
         # The mistakes of rung 12 are none on one device.
         *((name, f"lit_mnist.mutants:{name}", "ours", mutants) for name, one in PITFALLS.items() if one.rung < 12),
     ]
+    exit_on_signals()
     with (
-        tempfile.TemporaryDirectory(prefix="recorded-") as directory,
-        Workers(PORT, Path(directory), data_dir) as workers,
-        workers.ended_by_signals(),
         Display(make_console(), PORT) as display,
+        tempfile.TemporaryDirectory(prefix="recorded-") as directory,
+        Sides(PORT, Path(directory), data_dir, progress=display.update) as sides,
     ):
-        workers.tell = display.tell
         for name, candidate, side, runs in trainings:
             if runs:
-                results = workers.of(candidate).results(side, runs)
+                results = sides.of(candidate).results(side, runs)
                 results_so_far[name] = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
                 write_file(path, (json.dumps(results_so_far, indent=1) + "\n").encode())
                 accuracy = results["test_accuracy"]

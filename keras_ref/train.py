@@ -14,10 +14,10 @@ from lit_mnist.runs.directory import (
     create_run_directory,
     plan_run_directory,
     result_lines,
-    versions,
     write_metrics,
     write_results,
 )
+from lit_mnist.runs.files import versions
 
 
 def train(
@@ -76,7 +76,7 @@ def train(
 
     history: list[dict[str, float]] = []
 
-    def record_epoch(epoch: int, logs: dict[str, float]) -> None:
+    def keep_epoch(epoch: int, logs: dict[str, float]) -> None:
         history.append({"epoch": epoch + 1, "train_loss": logs["loss"], "train_accuracy": logs["accuracy"]})
         write_metrics(run_directory, history)
         # Not Keras' ModelCheckpoint: it writes in place, and takes braces in the path for its own.
@@ -90,7 +90,7 @@ def train(
         train_labels,
         epochs=max_epochs,
         batch_size=batch_size,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=record_epoch)],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep_epoch)],
         verbose=1 if sys.stdout.isatty() else 2,  # a progress bar, or one line an epoch
     )
     train_seconds = time.monotonic() - start

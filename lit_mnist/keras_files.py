@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from lit_mnist.errors import InputError
-from lit_mnist.trace.files import WEIGHTS
+from lit_mnist.layout import WEIGHTS
 
 # Bytes of a file and of what it unpacks to: the model in float64 with both moments of Adam takes 3.7 million.
 MAX_BYTES = 2**24

@@ -51,17 +51,15 @@ def read_files(data_dir: str | Path, verify: bool = True) -> MNISTFiles:
     if Path(data_dir).exists() and not Path(data_dir).is_dir():
         raise InputError(f"--data_dir {data_dir}: a file; give a directory that holds MNIST/raw, or may")
     digest = hashlib.sha256()
-    paths, tensors = [], []
+    files_read: list[tuple[Path, Tensor]] = []
     for name, md5 in MD5.items():
         path = _find(Path(data_dir) / "MNIST" / "raw" / name, verify)
         content = _unpack(path)
-        tensors.append(_parse(path, content))
+        files_read.append((path, _parse(path, content)))
         if verify and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
             raise InputError(f"{path}: md5 of the content is {found}, MNIST's is {md5}; delete the file, {OTHER_DATA}")
         digest.update(content)
-        paths.append(path)
-    train, test = (_join(*paths[i : i + 2], *tensors[i : i + 2]) for i in (0, 2))
-    return MNISTFiles(train, test, digest.hexdigest())
+    return MNISTFiles(_join(*files_read[:2]), _join(*files_read[2:]), digest.hexdigest())
 
 
 def _find(path: Path, verify: bool) -> Path:
@@ -105,7 +103,8 @@ def _parse(path: Path, content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(lengths)
 
 
-def _join(images_path: Path, labels_path: Path, images: Tensor, labels: Tensor) -> TensorDataset:
+def _join(images_file: tuple[Path, Tensor], labels_file: tuple[Path, Tensor]) -> TensorDataset:
+    (images_path, images), (labels_path, labels) = images_file, labels_file
     if images.shape[1:] != (28, 28):
         size = " x ".join(map(str, images.shape[1:]))
         raise InputError(f"{images_path}: images of {size} pixels; the model takes 28 x 28")

@@ -1,11 +1,11 @@
 """Mistakes of Keras-to-PyTorch ports, each a candidate that the ladder has to stop, and correct ports that it passes.
 
-`keras_ref/pitfalls.py` says of each where it has to be stopped, and how to do it right.
+`keras_ref/parity/pitfalls.py` says of each where it has to be stopped, and how to do it right.
 
     python -m keras_ref.parity --candidate lit_mnist.mutants:NoEpsilonHat
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_mnist import KerasAdam, LitMNIST, MNISTClassifier, MNISTDataModule, weights
-from lit_mnist.data import Batches
+from lit_mnist.data import Batches, Order, cut
 
 
 class Optimizer(LitMNIST):
@@ -237,86 +237,56 @@ class PixelsNormalised(LitMNIST):
 
 class NoShuffling(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            return Batches(self.train_indices, self.batch_size)
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            return cut(self.train_indices, self.batch_size)
 
 
 class LocalShuffle(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            class Buffered(Batches):
-                def whole_batches(self) -> Iterator[np.ndarray]:
-                    delays = np.random.default_rng([self.seed, self.epoch]).uniform(0, 1000, len(self.indices))
-                    order = self.indices[np.argsort(np.arange(len(delays)) + delays)]
-                    return iter(np.array_split(order, range(self.batch_size, len(order), self.batch_size)))
-
-            return Buffered(self.train_indices, self.batch_size, shuffle=True, seed=self.seed)
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            delays = np.random.default_rng([self.seed, epoch]).uniform(0, 1000, len(self.train_indices))
+            return cut(self.train_indices[np.argsort(np.arange(len(delays)) + delays)], self.batch_size)
 
 
 class BatchesShuffled(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            class CutOnce(Batches):
-                def whole_batches(self) -> Iterator[np.ndarray]:
-                    ends = range(self.batch_size, len(self.indices), self.batch_size)
-                    *whole, last = np.array_split(self.indices, ends)
-                    for i in np.random.default_rng([self.seed, self.epoch]).permutation(len(whole)):
-                        yield whole[i]
-                    yield last
-
-            return CutOnce(np.random.default_rng(self.seed).permutation(self.train_indices), self.batch_size)
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            *whole, last = cut(np.random.default_rng(self.seed).permutation(self.train_indices), self.batch_size)
+            return [*(whole[i] for i in np.random.default_rng([self.seed, epoch]).permutation(len(whole))), last]
 
 
 class LastBatchDropped(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            whole = len(self.train_indices) // self.batch_size * self.batch_size
-            return Batches(self.train_indices[:whole], self.batch_size, shuffle=True, seed=self.seed)
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            return [batch for batch in super().train_order(epoch) if len(batch) == self.batch_size]
 
 
 class ClassByClass(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            labels = self.train.tensors[1].numpy()
-
-            class Sorted(Batches):
-                def whole_batches(self) -> Iterator[np.ndarray]:
-                    order = np.concatenate(list(super().whole_batches()))
-                    order = order[np.argsort(labels[order], kind="stable")]
-                    return iter(np.array_split(order, range(self.batch_size, len(order), self.batch_size)))
-
-            return Sorted(self.train_indices, self.batch_size, shuffle=True, seed=self.seed)
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            order = np.concatenate(super().train_order(epoch))
+            return cut(order[np.argsort(self.train.tensors[1].numpy()[order], kind="stable")], self.batch_size)
 
 
 class BatchSizePerDevice(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            batches = super().train_batches()
+        def batches(self, order: Order, device: torch.device | None = None) -> Batches:
+            assert self.trainer is not None
+            devices = self.trainer.world_size
 
-            class OneDeviceAfterTheOther(type(batches)):  # type: ignore[misc]
-                def __len__(self) -> int:
-                    return -(-self.steps // self.num_replicas)
+            def larger(epoch: int) -> list[np.ndarray]:
+                batches = order(epoch)
+                return [np.concatenate(batches[i : i + devices]) for i in range(0, len(batches), devices)]
 
-                def __iter__(self) -> Iterator[Tensor]:
-                    rows = [torch.from_numpy(batch) for batch in self.whole_batches()]
-                    return iter(rows[self.rank :: self.num_replicas])
-
-            batches.__class__ = OneDeviceAfterTheOther
-            return batches
+            return super().batches(larger, device)
 
 
 class PaddedEvaluation(LitMNIST):
     class data_module(MNISTDataModule):  # noqa: N801
-        def test_batches(self) -> Batches:
-            batches = super().test_batches()
-
-            class Padded(Batches):
-                def whole_batches(self) -> Iterator[np.ndarray]:
-                    for batch in super().whole_batches():
-                        yield np.concatenate([batch, batch[: -len(batch) % self.num_replicas]])
-
-            batches.__class__ = Padded
-            return batches
+        def test_order(self, epoch: int) -> list[np.ndarray]:
+            assert self.trainer is not None
+            devices = self.trainer.world_size
+            return [np.concatenate([batch, batch[: -len(batch) % devices]]) for batch in super().test_order(epoch)]
 
 
 class MomentsForgotten(LitMNIST):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_mnist.trace.files import WEIGHTS
+from lit_mnist.layout import WEIGHTS
 
 
 def to_keras(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

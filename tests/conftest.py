@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-
 from keras_ref.parity.ladder import Arrays
 from keras_ref.parity.workers import Workers
+
 from lit_mnist.mnist_files import prepare_files
 
 # One thread, here and in every process that a test starts: sums differ with the number.

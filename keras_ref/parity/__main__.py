@@ -2,15 +2,15 @@
 
 import functools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from keras_ref.parity.plan import FIRST_OPTIONAL, RUNGS, STEPS_PER_EPOCH, Dtype, Verdict, climb
-from keras_ref.parity.workers import Workers
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Seed, run
+from lit_mnist.runs.signals import exit_on_signals
 
 
 def parity(
@@ -18,7 +18,7 @@ def parity(
     rungs: list[int] | None = None,
     steps: PositiveInt = 600,
     seed: Seed = 0,
-    dtype: Dtype = "both",
+    dtype: Literal["both", "float64", "float32"] = "both",
     seeds: NonNegativeInt = 0,
     devices: bool = False,
     resume: bool = False,
@@ -28,12 +28,13 @@ def parity(
 ) -> int:
     """Prove or refute that a port trains exactly as the documented Keras model does, rung by rung.
 
-    Both sides train on the same batches from the same weights, each in a process of its own; what they recorded is
+    Both sides train on the same batches from the same weights, each in a process of its own; their traces are
     compared. The ladder stops at the first rung that does not hold and says where to look. Exit code 0 if all rungs
     hold, 1 if one does not, 2 if it could not be run.
 
     Args:
-        candidate: The port, a LightningModule, as package.module:Class (lit_mnist/recording.py says what it offers).
+        candidate: The port, a LightningModule, as package.module:Class (lit_mnist/trace/candidate.py says what it
+            offers).
         rungs: Numbers of the rungs to climb, as in [1,2,5]; null takes 1 to 10, 11 with --seeds, 12 with --devices, 13
             with --resume.
         steps: Length of the trajectory; the documented training has 6000.
@@ -41,69 +42,81 @@ def parity(
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
-        resume: Climb rung 13 as well: the training killed and gone on with.
+        resume: Climb rung 13 as well: the training killed and resumed.
         mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at their rungs.
         report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
-        data_dir: Where the data set is, or is to be put.
+        data_dir: Where the data set is; files that are not there are those that ship with lit_mnist.
     """
     config = dict(locals())  # before any other variable is set: the flags and their values
-    optional = [number for number, asked_for in ((11, seeds), (12, devices), (13, resume)) if asked_for]
-    wanted = sorted(set(rungs or [*range(1, FIRST_OPTIONAL), *optional]))
-    if not set(wanted) <= set(RUNGS):
-        raise InputError(f"--rungs {rungs}: expected numbers from 1 to 13")
-    if steps > STEPS_PER_EPOCH and steps % STEPS_PER_EPOCH:
-        raise InputError(f"--steps {steps}: expected at most {STEPS_PER_EPOCH}, or whole epochs of as many")
-    if rungs == []:
-        raise InputError("--rungs []: expected numbers from 1 to 13; null takes the usual ones")
-    for number, flag, value in ((12, "devices", devices), (13, "resume", resume)):
-        if (number in wanted) != value:
-            raise InputError(f"--{flag} {value}: rung {number}, and no other, goes with --{flag} true")
-    if (11 in wanted) != (seeds > 0):
-        raise InputError(f"--seeds {seeds}: rung 11 takes the results of at least 2 seeds, best 20; no other rung does")
-    if seeds == 1:
-        raise InputError("--seeds 1: a single run has no spread; expected at least 2, best 20")
+    numbers = wanted_rungs(config)
 
     from keras_ref.parity.display import (
         Display,
-        caught_line,
         conclusion,
         make_console,
+        mutant_line,
         progress_line,
         stated_beforehand,
         table,
     )
-    from keras_ref.parity.pitfalls import Caught, catch
+    from keras_ref.parity.pitfalls import climb_with_mutants
     from keras_ref.parity.report import gather, prepare_report, write_report
+    from keras_ref.parity.rungs import USUAL, Verdict, climb
+    from keras_ref.parity.sides import Sides
 
     if report is not None:
         prepare_report(Path(report))
     console = make_console()
     verdicts: list[Verdict] = []
-    caught: list[Caught] = []
+    results = []
+    exit_on_signals()
     with (
-        tempfile.TemporaryDirectory(prefix="parity-") as directory,
-        Workers(candidate, Path(directory), data_dir) as workers,
-        workers.ended_by_signals(),
         Display(console, candidate) as display,
+        tempfile.TemporaryDirectory(prefix="parity-") as directory,
+        Sides(candidate, Path(directory), data_dir, steps, seed, seeds, display.update) as sides,
     ):
-        workers.tell = display.tell
         if seeds:
             display.print(stated_beforehand(seeds))
-        for verdict in climb(workers, wanted, steps, seed, dtype, seeds):
+        for verdict in climb(sides, numbers, dtype):
             verdicts.append(verdict)
             display.print(progress_line(verdict))
             if not verdict.holds:
                 break
-        for mutant in catch(workers, {*range(1, FIRST_OPTIONAL), *wanted}) if mutants else ():
-            caught.append(mutant)
-            display.print(caught_line(mutant))
-        said = conclusion(verdicts, caught, candidate, steps)
+        for result in climb_with_mutants(sides, {*USUAL, *numbers}) if mutants else ():
+            results.append(result)
+            display.print(mutant_line(result))
+        all_steps = int(sides.facts()[1]["steps"])
+        text = conclusion(verdicts, results, candidate, steps, all_steps)
         console.print(table(verdicts))
-        display.print(said)
+        display.print(text)
         if report is not None:
-            write_report(Path(report), gather(config, verdicts, caught, said, workers))
+            write_report(Path(report), gather(config, verdicts, results, text, sides))
             display.print(f"Report: {Path(report) / 'report.html'}")
-    return 0 if all(verdict.holds for verdict in verdicts) and all(one.as_predicted for one in caught) else 1
+    return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1
+
+
+def wanted_rungs(flags: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the rungs that the flags of `parity` ask for.
+
+    Raises:
+        InputError: if there is none of such a number, or a rung and its flag do not go together.
+    """
+    from keras_ref.parity.rungs import LIST
+
+    numbers = [rung.number for rung in LIST if not rung.flag or flags[rung.flag]]
+    if flags["rungs"] is not None:
+        numbers = sorted(set(flags["rungs"]))
+    if not numbers or not set(numbers) <= {rung.number for rung in LIST}:
+        raise InputError(f"--rungs {flags['rungs']}: expected numbers from 1 to {len(LIST)}; null takes the usual ones")
+    for rung in LIST:
+        if rung.flag and (rung.number in numbers) != bool(flags[rung.flag]):
+            raise InputError(
+                f"--{rung.flag} {flags[rung.flag]}: rung {rung.number}, and no other, goes with "
+                f"--{rung.flag} {rung.value}"
+            )
+    if flags["seeds"] == 1:
+        raise InputError("--seeds 1: a single run has no spread; expected at least 2, best 20")
+    return numbers
 
 
 def command(*flags: Any, **named_flags: Any) -> int:

@@ -8,39 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from keras_ref.parity.ladder import power
-from keras_ref.parity.pitfalls import PITFALLS, Caught
-from keras_ref.parity.plan import RUNGS, STEPS, Verdict
+from keras_ref.parity.pitfalls import PITFALLS, MutantResult
+from keras_ref.parity.processes import Side
 from keras_ref.parity.recorded import recorded
+from keras_ref.parity.rungs import LIST, Verdict
+from keras_ref.parity.samples import power
 from keras_ref.parity.tolerances import MARGINS
-from keras_ref.parity.workers import Side
-
-# Where to look when a rung is the first that does not hold.
-HINTS = {
-    1: "look at how the data module scales pixels, codes labels and draws the order of the images",
-    2: "look at the layer stack: names, padding, sizes",
-    3: "look at how the start weights are drawn: Keras draws kernels Glorot uniform and sets biases to zero",
-    4: "look at from_keras and to_keras: kernels are transposed, and flattening goes H, W, C in Keras",
-    5: "look at the layer named, or at the activation function of the one before it, or at the flatten order",
-    6: "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
-    7: "the loss agrees, its gradient does not: look for detached tensors, scaling or noise; if it agrees at step 0, "
-    "for a parameter that the optimizer does not hold, whose gradients pile up",
-    8: "gradients of given weights agree, the update does not: look at epsilon, betas, learning rate, weight decay and "
-    "clipping; if it agrees at step 0, at schedules and at what the optimizer forgets between epochs",
-    9: "single steps agree, the training does not: look at what changes over time, schedules or state",
-    10: "the steps agree, the report does not: look at how batches are averaged over an epoch; less than 1e-7 off in "
-    "float64 is a value that was logged in 32 bits",
-    11: "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
-    12: "one device agrees, several do not: look at how batches, averages and test images are shared out, and whether "
-    "all devices draw one order",
-    13: "it agrees if nothing happens: look at what a checkpoint holds: m, v, t, place in the epoch, running sums",
-}
-
-NOT_RUN = {
-    11: "(distribution over seeds) was not run: --seeds 20 runs it",
-    12: "(several devices) was not run: --devices true runs it",
-    13: "(killed and resumed) was not run: --resume true runs it",
-}
 
 
 def make_console() -> Console:
@@ -52,7 +25,7 @@ def make_console() -> Console:
 
 
 class Display:
-    """Show what both sides are doing while they do it; print lines as they come.
+    """Show what both sides are doing while they do it; print lines as they come. A context manager.
 
     Args:
         console: where to print; bars are drawn on a terminal only.
@@ -74,7 +47,7 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def tell(self, side: Side, doing: str, step: int, steps: int) -> None:
+    def update(self, side: Side, doing: str, step: int, steps: int) -> None:
         self.progress.update(
             self.tasks[side], description=f"{self.names[side]}: {doing}", completed=step, total=steps or None
         )
@@ -99,61 +72,64 @@ def stated_beforehand(seeds: int) -> str:
 
 
 def progress_line(verdict: Verdict) -> str:
-    name, _ = RUNGS[verdict.number]
-    return f"rung {verdict.number:>2}  {name:<16}{verdict.dtype:<8} {'holds' if verdict.holds else 'FAILS'}"
+    rung = verdict.rung
+    return f"rung {rung.number:>2}  {rung.name:<16}{verdict.dtype:<8} {'holds' if verdict.holds else 'FAILS'}"
 
 
-def caught_line(caught: Caught) -> str:
-    found = f"stopped at rung {caught.rung:>2}" if caught.rung else "climbed to the top"
-    predicted = "as predicted" if caught.as_predicted else f"PREDICTED {PITFALLS[caught.name].rung}"
-    return f"mutant {caught.name:<24}{found}, {predicted}"
+def mutant_line(result: MutantResult) -> str:
+    where = f"stopped at rung {result.rung:>2}" if result.rung else "climbed to the top"
+    predicted = "as predicted" if result.as_predicted else f"PREDICTED {PITFALLS[result.name].rung}"
+    return f"mutant {result.name:<24}{where}, {predicted}"
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
     """List what every rung compared, how far the two sides were apart and how far they may be."""
     rows = Table("rung", "compared", "float64", "float32", "verdict")
-    for number, (name, compared) in RUNGS.items():
-        of_the_rung = [verdict for verdict in verdicts if verdict.number == number]
+    for rung in LIST:
+        of_the_rung = [verdict for verdict in verdicts if verdict.rung is rung]
         if of_the_rung:
-            cells = {"float64": "", "float32": ""} | {verdict.dtype: found(verdict) for verdict in of_the_rung}
+            cells = {"float64": "", "float32": ""} | {verdict.dtype: verdict.figure for verdict in of_the_rung}
             holds = all(verdict.holds for verdict in of_the_rung)
-            rows.add_row(f"{number:>2} {name}", compared, *cells.values(), "holds" if holds else "[bold red]FAILS[/]")
+            verdict = "holds" if holds else "[bold red]FAILS[/]"
+            rows.add_row(f"{rung.number:>2} {rung.name}", rung.compared, *cells.values(), verdict)
     return rows
 
 
-def found(verdict: Verdict) -> str:
-    """Say how far the two sides are apart on a rung, and how far they may be."""
-    shown = verdict.shown
-    if shown.tolerance == 0:
-        return "equal" if verdict.holds else "not equal"
-    unit = " x Keras' error" if verdict.in_units_of_keras_error else ""
-    return f"{shown.difference:.2g}{unit} of {shown.tolerance:g}"
+def conclusion(
+    verdicts: Sequence[Verdict], mutants: Sequence[MutantResult], candidate: str, steps: int, all_steps: int
+) -> str:
+    """Say what all rungs together mean, and after a failure where to look.
 
-
-def conclusion(verdicts: Sequence[Verdict], caught: Sequence[Caught], candidate: str, steps: int) -> str:
-    """Say what all rungs together mean, and after a failure where to look."""
+    Args:
+        verdicts: of the rungs that were climbed.
+        mutants: where the wrong ports were stopped, if they were run.
+        candidate: name of the port.
+        steps: that were run of the documented training.
+        all_steps: that it has.
+    """
     lines = []
     last = verdicts[-1]
     if last.holds:
-        climbed = sorted({verdict.number for verdict in verdicts})
+        climbed = sorted({verdict.rung.number for verdict in verdicts})
         lines.append(f"{candidate} holds on rung{'s' * (len(climbed) > 1)} {', '.join(map(str, climbed))}.")
-        if steps < STEPS:
+        if steps < all_steps:
             lines.append(
-                f"Of the {STEPS:,} steps of the training, the first {steps:,} were run: --steps {STEPS} runs all."
+                f"Of the {all_steps:,} steps of the training, {steps:,} were run; --steps {all_steps} runs all."
             )
-        lines.extend(f"Rung {number} {why}." for number, why in NOT_RUN.items() if number not in climbed)
+        lines.extend(
+            f"Rung {rung.number} ({rung.name}) was not run: --{rung.flag} {rung.value} runs it."
+            for rung in LIST
+            if rung.flag and rung.number not in climbed
+        )
     else:
         lines.append(f"{candidate} is not the documented model, trained the same way.")
-        lines.append(f"First divergence, rung {last.number} ({RUNGS[last.number][0]}, {last.dtype}):")
-        lines.append(f"{in_words(last.shown.what)}: {found(last)}.")
-        missing = "(not recorded)" in last.shown.what
-        hint = (
-            "the candidate keeps or logs no such thing: lit_mnist/recording.py says what it has to" if missing else ""
-        )
-        lines.append(f"Hint: {hint or HINTS[last.number]}.")
-    if caught:
-        as_predicted = sum(one.as_predicted for one in caught)
-        lines.append(f"{as_predicted} of {len(caught)} wrong ports were stopped at the rung predicted for them.")
+        lines.append(f"First divergence, rung {last.rung.number} ({last.rung.name}, {last.dtype}):")
+        lines.append(f"{in_words(last.shown.what)}: {last.figure}.")
+        missing = "the candidate keeps or logs no such thing: lit_mnist/trace/candidate.py says what it has to"
+        lines.append(f"Hint: {missing if '(not there)' in last.shown.what else last.rung.hint}.")
+    if mutants:
+        as_predicted = sum(mutant.as_predicted for mutant in mutants)
+        lines.append(f"{as_predicted} of {len(mutants)} wrong ports were stopped at the rung predicted for them.")
     return "\n".join(lines)
 
 

@@ -6,8 +6,8 @@ Neither framework is imported here; the code of a mistake and its entry here hav
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from keras_ref.parity.plan import FIRST_OPTIONAL, Verdict, climb
-from keras_ref.parity.workers import Workers
+from keras_ref.parity.rungs import USUAL, Verdict, climb
+from keras_ref.parity.sides import Sides
 
 STEPS = 60  # of the trajectory, enough for each of them
 
@@ -193,8 +193,8 @@ PITFALLS = {
 
 
 @dataclass(frozen=True)
-class Caught:
-    """Where the ladder stopped a mistake, and what it named there."""
+class MutantResult:
+    """Where the ladder stopped a mistake, and what it named there; rung 0 for one that climbed to the top."""
 
     name: str
     rung: int
@@ -207,20 +207,24 @@ class Caught:
         return self.rung == PITFALLS[self.name].rung and PITFALLS[self.name].named in self.what
 
 
-def catch(workers: Workers, rungs: Collection[int]) -> Iterator[Caught]:
-    """Climb in float64 with every mistake that one of the rungs has to stop: the usual rungs, or the optional one."""
+def climb_with_mutants(sides: Sides, numbers: Collection[int]) -> Iterator[MutantResult]:
+    """Climb in float64 with every mistake that one of the rungs has to stop: the usual rungs, or the one of a flag."""
     for name, pitfall in PITFALLS.items():
-        if pitfall.rung in rungs:
-            usual = range(1, FIRST_OPTIONAL)
-            its_own = usual if pitfall.rung in usual else [pitfall.rung]
-            port = workers.of(f"lit_mnist.mutants:{name}")
-            yield caught(name, climb(port, its_own, STEPS, dtype="float64", seeds=2))
+        if pitfall.rung in numbers:
+            yield climb_with_mutant(sides, name)
 
 
-def caught(name: str, verdicts: Iterator[Verdict]) -> Caught:
-    """Return where a climb ends: at the first rung that does not hold, or as rung 0 at the top."""
+def climb_with_mutant(sides: Sides, name: str) -> MutantResult:
+    """Climb in float64 with a mistake until the ladder stops it."""
+    rung = PITFALLS[name].rung
+    port = sides.of(f"lit_mnist.mutants:{name}", steps=STEPS, seeds=2)
+    return result_of(name, climb(port, USUAL if rung in USUAL else [rung], dtype="float64"))
+
+
+def result_of(name: str, verdicts: Iterator[Verdict]) -> MutantResult:
+    """Return where a climb ends: at the first rung that does not hold, or at the top."""
     for verdict in verdicts:
         if not verdict.holds:
             shown = verdict.shown
-            return Caught(name, verdict.number, shown.what, shown.difference, shown.tolerance)
-    return Caught(name, 0, "nothing", 0, 0)
+            return MutantResult(name, verdict.rung.number, shown.what, shown.difference, shown.tolerance)
+    return MutantResult(name, 0, "nothing", 0, 0)

@@ -1,4 +1,4 @@
-"""The recorded runs: test results over many seeds, of Keras, of the port and of the wrong ports.
+"""Test results over many seeds, of Keras, of the port and of the wrong ports, as recorded.json holds them.
 
 `python -m keras_ref.record` writes them.
 """

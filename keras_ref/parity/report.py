@@ -9,25 +9,24 @@ import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_ref.parity.display import found
-from keras_ref.parity.ladder import Arrays, largest_difference, relative_error
-from keras_ref.parity.pitfalls import PITFALLS, Caught
-from keras_ref.parity.plan import RUNGS, Plan, Verdict
+from keras_ref.parity.comparisons import largest_difference, relative_error
+from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.recorded import accuracy_lost, recorded
+from keras_ref.parity.rungs import Verdict
+from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import FLOAT64, MARGINS
-from keras_ref.parity.workers import Workers
 from lit_mnist.errors import InputError
-from lit_mnist.runs.directory import versions, write_file
-from lit_mnist.trace.files import WEIGHTS
+from lit_mnist.runs.files import versions, write_file
+from lit_mnist.trace.files import Arrays
 
 THRESHOLDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # nats; beyond which two losses of a step are said to have parted
-TENSORS = [f"{kind}/{key}" for kind in ("weights", "adam_m", "adam_v") for key in WEIGHTS] + ["probabilities"]
+TENSORS = ("weights/", "adam_m/", "adam_v/", "probabilities")  # how the names of what is compared at the end begin
 
 
 def prepare_report(directory: Path) -> None:
@@ -79,52 +78,53 @@ def render(findings: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
 
 
 def gather(
-    config: Mapping[str, Any], verdicts: Sequence[Verdict], caught: Sequence[Caught], said: str, workers: Workers
+    config: Mapping[str, Any], verdicts: Sequence[Verdict], mutants: Sequence[MutantResult], text: str, sides: Sides
 ) -> dict[str, Any]:
-    """Gather all that a climb found, as JSON can hold it; None stands for what is no number.
+    """Gather all that came out of a climb, as JSON can hold it; None stands for what is no number.
 
     Args:
         config: the flags of the command.
         verdicts: of the rungs that were climbed.
-        caught: where the mutants were stopped, if they were run.
-        said: the conclusion, as the terminal shows it.
-        workers: with the records of the trainings.
+        mutants: where the wrong ports were stopped, if they were run.
+        text: the conclusion, as the terminal shows it.
+        sides: with the traces of the trainings.
     """
     return {
         "candidate": config["candidate"],
-        "holds": all(verdict.holds for verdict in verdicts) and all(one.as_predicted for one in caught),
-        "conclusion": said.splitlines(),
+        "holds": all(verdict.holds for verdict in verdicts) and all(mutant.as_predicted for mutant in mutants),
+        "conclusion": text.splitlines(),
         "command": command_line(config),
         "steps": config["steps"],
         "rungs": [rung(verdict) for verdict in verdicts],
-        "trajectory": trajectory(Plan(workers, config["steps"], config["seed"]), verdicts),
-        "distribution": distribution(workers, config["seeds"]) if any(one.number == 11 for one in verdicts) else None,
-        "mutants": [mutant(one) for one in caught],
+        "trajectory": trajectory(sides, verdicts),
+        "distribution": distribution(sides)
+        if any(verdict.rung.name == "distribution" for verdict in verdicts)
+        else None,
+        "mutants": [mutant(one) for one in mutants],
         "float64": FLOAT64,
         "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
-        "written": datetime.now(timezone.utc).isoformat(timespec="minutes"),  # Python 3.10 has no UTC
+        "written": datetime.now(UTC).isoformat(timespec="minutes"),
     }
 
 
 def rung(verdict: Verdict) -> dict[str, Any]:
-    name, compared = RUNGS[verdict.number]
     comparisons = [
         {"what": one.what, "difference": number(one.difference), "tolerance": one.tolerance, "holds": one.holds}
         for one in verdict.comparisons
     ]
     return {
-        "number": verdict.number,
-        "name": name,
-        "compared": compared,
+        "number": verdict.rung.number,
+        "name": verdict.rung.name,
+        "compared": verdict.rung.compared,
         "dtype": verdict.dtype,
         "holds": verdict.holds,
-        "found": found(verdict),
+        "figure": verdict.figure,
         "comparisons": comparisons,
     }
 
 
-def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
+def trajectory(sides: Sides, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
     """Return what rung 9 looked at, of each precision that got there; None if none did.
 
     - `losses`: of every step, by side and precision, in nats per image;
@@ -133,46 +133,51 @@ def trajectory(plan: Plan, verdicts: Sequence[Verdict]) -> dict[str, Any] | None
     - `tensors`: for each tensor, in float64 the largest difference of any element, in float32 the root
       mean square error of each side against Keras' float64 run, relative to the tensor's own.
     """
-    dtypes = [verdict.dtype for verdict in verdicts if verdict.number == 9]
+    dtypes = [verdict.dtype for verdict in verdicts if verdict.rung.name == "trajectory"]
     if not dtypes:
         return None
-    records: dict[tuple[str, str], Arrays] = {}
+    traces: dict[tuple[str, str], Arrays] = {}
     for dtype in dtypes:
-        records["port", dtype], records["keras", dtype] = plan.trace("long", dtype)
-    exact = records["keras", "float64"] = plan.workers.theirs(plan.inputs("long", "float64"))
+        traces["port", dtype], traces["keras", dtype] = sides.trace("long", dtype)
+    exact = traces["keras", "float64"] = sides.reference("long", "float64")
 
+    parted = _parted(traces)
+    tensors: dict[str, dict[str, float | None]] = {name: {} for name in exact if name.startswith(TENSORS)}
+    for side, dtype in traces:
+        for name in tensors:
+            array = traces[side, dtype].get(name)
+            if dtype == "float32":
+                tensors[name][f"{side} {dtype}"] = number(relative_error(array, exact[name]))
+            elif side == "port":
+                tensors[name][f"{side} {dtype}"] = number(largest_difference(array, exact[name])[0])
+    losses = {" ".join(key): [number(loss) for loss in trace["loss"]] for key, trace in traces.items()}
+    return {"losses": losses, "thresholds": THRESHOLDS, "parted": parted, "tensors": tensors}
+
+
+def _parted(traces: Mapping[tuple[str, str], Arrays]) -> list[dict[str, Any]]:
     pairs = [((side, "float32"), ("keras", dtype)) for side in ("port", "keras") for dtype in ("float32", "float64")]
     pairs = [(("port", "float64"), ("keras", "float64")), *(pair for pair in pairs if pair[0] != pair[1])]
     parted = []
     for one, other in pairs:
-        if one in records and other in records:
-            losses_of_both = (records[one]["loss"], records[other]["loss"])
+        if one in traces and other in traces:
+            losses_of_both = (traces[one]["loss"], traces[other]["loss"])
             steps = min(map(len, losses_of_both))  # a candidate may stop early
             apart = np.nan_to_num(np.abs(losses_of_both[0][:steps] - losses_of_both[1][:steps]), nan=np.inf)
             first = [int(np.argmax(apart > limit)) + 1 if (apart > limit).any() else None for limit in THRESHOLDS]
             parted.append({"one": " ".join(one), "other": " ".join(other), "first": first, "last": number(apart[-1])})
-    tensors: dict[str, dict[str, float | None]] = {name: {} for name in TENSORS}
-    for side, dtype in records:
-        for name in TENSORS:
-            found = records[side, dtype].get(name)
-            if dtype == "float32":
-                tensors[name][f"{side} {dtype}"] = number(relative_error(found, exact[name]))
-            elif side == "port":
-                tensors[name][f"{side} {dtype}"] = number(largest_difference(found, exact[name])[0])
-    losses = {" ".join(key): [number(loss) for loss in record["loss"]] for key, record in records.items()}
-    return {"losses": losses, "thresholds": THRESHOLDS, "parted": parted, "tensors": tensors}
+    return parted
 
 
-def distribution(workers: Workers, seeds: int) -> dict[str, Any]:
+def distribution(sides: Sides) -> dict[str, Any]:
     """Return the test results of every run, of the candidate and of the recorded ones of Keras, and the margins."""
-    ours, theirs = workers.results("ours", seeds), recorded()["keras"]
+    ours, theirs = sides.results("ours", sides.seeds), recorded()["keras"]
     return {
         name: {"port": [float(x) for x in ours[name]], "keras": theirs[name], "margin": margin}
         for name, margin in MARGINS.items()
     }
 
 
-def mutant(one: Caught) -> dict[str, Any]:
+def mutant(one: MutantResult) -> dict[str, Any]:
     """Say where a mutant was stopped, and what its mistake costs as far as it was recorded."""
     pitfall = PITFALLS[one.name]
     return {

@@ -15,19 +15,19 @@ PORT, KERAS, BOTH, LIMIT = "#0b6fa4", "#d9822b", "#3f8f3f", "#3b3b3b"
 FLOOR = 1e-17  # where equal losses are drawn on a logarithmic axis
 
 
-def draw(found: Mapping[str, Any]) -> dict[str, Figure]:
-    """Return the pictures for which there is something found, by name.
+def draw(findings: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the pictures for which there is something to draw, by name.
 
     Args:
-        found: what `keras_ref.parity.report.gather` returned.
+        findings: what `keras_ref.parity.report.gather` returned.
     """
     figures = {}
-    if found["trajectory"]:
-        figures["losses"] = loss_curves(found["trajectory"]["losses"])
-        figures["differences"] = differences(found["trajectory"]["losses"], found["float64"])
-        figures["tensors"] = tensors(found["trajectory"]["tensors"], found["float64"])
-    if found["distribution"]:
-        figures["distribution"] = distribution(found["distribution"])
+    if findings["trajectory"]:
+        figures["losses"] = loss_curves(findings["trajectory"]["losses"])
+        figures["differences"] = differences(findings["trajectory"]["losses"], findings["float64"])
+        figures["tensors"] = tensors(findings["trajectory"]["tensors"], findings["float64"])
+    if findings["distribution"]:
+        figures["distribution"] = distribution(findings["distribution"])
     return figures
 
 
@@ -101,9 +101,9 @@ def differences(losses: Mapping[str, Any], tolerance: float) -> Figure:
     return figure
 
 
-def tensors(found: Mapping[str, Mapping[str, float | None]], tolerance: float) -> Figure:
+def tensors(errors: Mapping[str, Mapping[str, float | None]], tolerance: float) -> Figure:
     """Draw how far every tensor is from Keras' float64 run after the last step."""
-    names = list(found)
+    names = list(errors)
     kinds: list[tuple[str, str, dict[str, Any]]] = [
         ("port float64", "port, float64 (largest difference)", {"color": BOTH, "marker": "x"}),
         ("port float32", "port, float32 (relative error)", {"color": PORT, "marker": "o", "fillstyle": "none"}),
@@ -113,7 +113,7 @@ def tensors(found: Mapping[str, Mapping[str, float | None]], tolerance: float) -
         figure = Figure(figsize=(6, 5.4))
         axis = figure.subplots()
         for kind, label, style in kinds:
-            values = [found[name].get(kind) for name in names]
+            values = [errors[name].get(kind) for name in names]
             if any(value is not None for value in values):
                 drawn = [np.nan if value is None else max(value, FLOOR) for value in values]
                 axis.plot(drawn, range(len(names)), linestyle="", markersize=7, label=label, **style)
@@ -127,13 +127,13 @@ def tensors(found: Mapping[str, Mapping[str, float | None]], tolerance: float) -
     return figure
 
 
-def distribution(found: Mapping[str, Any]) -> Figure:
+def distribution(runs: Mapping[str, Any]) -> Figure:
     """Draw the test results of every run of both sides, with their means."""
     titles = {"test_accuracy": "Test accuracy", "test_loss": "Test loss (nats per image)"}
     with rc_context(STYLE):
         figure = Figure(figsize=(6, 3.2))
-        axes = figure.subplots(1, len(found))
-        for axis, (name, results) in zip(axes, found.items(), strict=True):
+        axes = figure.subplots(1, len(runs))
+        for axis, (name, results) in zip(axes, runs.items(), strict=True):
             for row, (side, label, colour) in enumerate((("keras", "Keras", KERAS), ("port", "port", PORT))):
                 values = np.sort(results[side])
                 # Runs with nearly the same result are stacked, so that none hides another.

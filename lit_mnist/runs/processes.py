@@ -102,7 +102,8 @@ def started_by_us() -> bool:
 
 def started_by_agent() -> bool:
     """Say whether torchrun or SLURM has started this process, and others beside it."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
@@ -140,7 +141,8 @@ def check_processes(devices: int, num_nodes: int) -> None:
     Raises:
         InputError: if torchrun or SLURM has started more or fewer, or this is said to be of a machine too many.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect() and (started := environment().world_size()) != devices * num_nodes:

@@ -1,4 +1,4 @@
-"""python -m lit_mnist.trace: train on given batches from given weights, and record all that can be compared."""
+"""python -m lit_mnist.trace: train on given batches from given weights, and keep all that can be compared."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from jsonargparse.typing import PositiveInt
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Devices, run
+from lit_mnist.runs.processes import run_on_devices, started_by_agent
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
 
@@ -17,19 +18,20 @@ def trace(
     checkpoint: str | None = None,
     kill_after: PositiveInt | None = None,
 ) -> None:
-    """Train a LightningModule on given batches from given weights and record every step.
+    """Train a LightningModule on given batches from given weights and keep a trace of every step.
 
     The training is the real one: Trainer.fit with the module, its optimizer and the data module. Only the start
     weights and the order of the images are given instead of drawn. keras_ref.trace does the same in Keras.
 
     Args:
-        inputs: File (.npz) with start weights, batches and settings, as lit_mnist.trace.files describes it.
+        inputs: File (.npz) with start weights, batches and settings, as lit_mnist/trace/files.py describes it.
         output: File (.npz) to write.
         candidate: The LightningModule, as package.module:Class.
         devices: How many processes on the CPU train together.
-        checkpoint: File of a checkpoint, from which the training goes on if it is there.
+        checkpoint: File of a checkpoint, from which the training resumes if it is there.
         kill_after: Write the checkpoint after so many steps; then each process kills itself (SIGKILL).
     """
+    flags = {name: value for name, value in locals().items() if value is not None}
     if kill_after is not None and not checkpoint:
         raise InputError(f"--kill_after {kill_after}: give the --checkpoint to write, too")
     for path in (output, *([checkpoint] if checkpoint else [])):
@@ -41,11 +43,16 @@ def trace(
 
     from lightning.pytorch.utilities import rank_zero_only
 
-    from lit_mnist.trace.recording import record
+    if devices > 1 and not started_by_agent():
+        command = ["-m", "lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
+        return run_on_devices(command, devices, num_nodes=1, timeout=600, resume="")
+
+    from lit_mnist.trace.training import trace_training
 
     file = Path(checkpoint) if checkpoint else None
-    recorded = record(given, candidate, devices=devices, checkpoint=file, kill_after=kill_after)
-    rank_zero_only(write_arrays)(Path(output), recorded)
+    arrays = trace_training(given, candidate, devices=devices, checkpoint=file, kill_after=kill_after)
+    rank_zero_only(write_arrays)(Path(output), arrays)
+    return None
 
 
 if __name__ == "__main__":

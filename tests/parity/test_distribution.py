@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-
-from keras_ref.parity import ladder
 from keras_ref.parity.ladder import Arrays, power
 from keras_ref.parity.plan import climb
-from keras_ref.parity.recorded import recorded
-from keras_ref.parity.tolerances import MARGINS
 from keras_ref.parity.workers import Workers
 from lit_mnist.trace.recording import record_results
+
+from keras_ref.parity import ladder
+from keras_ref.parity.recorded import recorded
+from keras_ref.parity.tolerances import MARGINS
 
 
 def draw(seed: int, runs: int = 20, accuracy: float = 0.984, loss: float = 0.05, spread: float = 1.0) -> Arrays:

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from keras_ref.parity.ladder import Arrays
+from keras_ref.parity.plan import RUNGS, Plan, Verdict, climb, glorot_uniform
+from keras_ref.parity.workers import Workers
+from lit_mnist.trace.recording import Layout, record_facts
 
 from keras_ref.parity import ladder
-from keras_ref.parity.ladder import Arrays
 from keras_ref.parity.pitfalls import PITFALLS, STEPS, caught
-from keras_ref.parity.plan import RUNGS, Plan, Verdict, climb, glorot_uniform
 from keras_ref.parity.tolerances import DRAWN_AGAIN
-from keras_ref.parity.workers import Workers
 from lit_mnist import LitMNIST, MNISTDataModule, mutants
 from lit_mnist.data import Batches
-from lit_mnist.mutants import CORRECT, FlattensAsKeras
 from lit_mnist.errors import InputError
-from lit_mnist.trace.files import WEIGHTS, TraceInputs, write_arrays
-from lit_mnist.trace.recording import Layout, record_facts
+from lit_mnist.layout import WEIGHTS, TraceInputs, write_arrays
+from lit_mnist.mutants import CORRECT, FlattensAsKeras
 
 
 def climb_to_the_end(workers: Workers) -> list[Verdict]:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Command
+from keras_ref.parity.ladder import Comparison
+from keras_ref.parity.plan import Verdict, climb
+from keras_ref.parity.workers import Workers
 from matplotlib.image import imread
 
 from keras_ref.parity.display import conclusion, in_words, table
-from keras_ref.parity.ladder import Comparison
 from keras_ref.parity.pitfalls import PITFALLS, Caught
-from keras_ref.parity.plan import Verdict, climb
 from keras_ref.parity.recorded import recorded
 from keras_ref.parity.report import gather, write_report
-from keras_ref.parity.workers import Workers
 
 STEPS = 60
 CONFIG: dict[str, Any] = {"candidate": "lit_mnist:LitMNIST", "rungs": None, "steps": STEPS, "seed": 0, "dtype": "both"}

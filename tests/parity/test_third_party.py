@@ -5,13 +5,13 @@ import pytest
 import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from keras_ref.data import load_data, scale_pixels
-from keras_ref.parity import ladder
 from keras_ref.parity.ladder import Arrays
 from keras_ref.parity.plan import Plan, glorot_uniform, rows
 from keras_ref.parity.workers import Workers
-from lit_mnist.trace.files import WEIGHTS, TraceInputs
+
+from keras_ref.data import load_data, scale_pixels
+from keras_ref.parity import ladder
+from lit_mnist.layout import WEIGHTS, TraceInputs
 
 # Over 18 steps, as the two sides differ from each other: see keras_ref/tolerances.py. Measured: 3e-15.
 TOLERANCE = 1e-12

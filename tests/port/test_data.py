@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_trainer
+from keras_ref.parity.ladder import Arrays
 from torch.utils.data import TensorDataset
 
 from keras_ref.data import SHA256 as MNIST_SHA256
 from keras_ref.data import load_data
-from keras_ref.parity.ladder import Arrays
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.data import Batches, on_device, one_hot, read_split, scale_pixels, stratified_sample
-from lit_mnist.mnist_files import UNPACKED_MD5, dataset_digest, prepare_files
 from lit_mnist.errors import InputError
+from lit_mnist.mnist_files import UNPACKED_MD5, dataset_digest, prepare_files
 from lit_mnist.trace.files import digest
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = UNPACKED_MD5

@@ -21,7 +21,7 @@ from conftest import Command
 
 from lit_mnist import MNISTClassifier, keras_files, read_keras_file
 from lit_mnist.errors import InputError
-from lit_mnist.trace.files import WEIGHTS
+from lit_mnist.layout import WEIGHTS
 from lit_mnist.weights import from_keras
 
 # Run by a process of its own: each file with its weights and its probabilities, as Keras has them, beside it.

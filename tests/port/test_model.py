@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from keras_ref.parity.ladder import Arrays, kolmogorov_smirnov
+
 from keras_ref.parity.tolerances import KOLMOGOROV_SMIRNOV
 from lit_mnist import LitMNIST, MNISTClassifier
 

@@ -6,7 +6,7 @@ import reference
 import torch
 
 from lit_mnist import MNISTClassifier
-from lit_mnist.trace.files import WEIGHTS
+from lit_mnist.layout import WEIGHTS
 from lit_mnist.weights import activation_to_keras, from_keras, to_keras
 
 

@@ -18,9 +18,9 @@ import yaml
 from keras_ref.data import load_data
 from lit_mnist import LitMNIST
 from lit_mnist.data import read_split
+from lit_mnist.errors import InputError
 from lit_mnist.mnist_files import UNPACKED_MD5, prepare_files
 from lit_mnist.runs.checkpoints import read_checkpoint
-from lit_mnist.errors import InputError
 from lit_mnist.runs.command import run
 from lit_mnist.train import train
 

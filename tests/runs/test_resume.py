@@ -26,8 +26,8 @@ from conftest import Command, Flags, Process, checkpoints, command_line, is_runn
 
 from keras_ref.data import SHA256, load_data
 from lit_mnist import LitMNIST
-from lit_mnist.runs.checkpoints import CheckpointFiles, UnusableCheckpointError, read_checkpoint
 from lit_mnist.errors import InputError
+from lit_mnist.runs.checkpoints import CheckpointFiles, UnusableCheckpointError, read_checkpoint
 from lit_mnist.train import train
 
 STEPS = 12  # of an epoch

@@ -1,0 +1,108 @@
+"""How far two sets of arrays are apart, and how far they may be: NumPy alone."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_ref.parity.tolerances import FLOAT32_RATIO, FLOAT64
+from lit_mnist.trace.files import Arrays
+
+NOTHING = np.array([np.nan])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared: what it was, how far the two sides are apart, and how far they may be."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.difference <= self.tolerance)  # False for NaN
+
+
+def close_at_steps(kind: str, ours: Arrays, theirs: Arrays, exact: Arrays | None) -> Iterator[Comparison]:
+    """Compare what was kept of single steps: one after the other; in float32 all together (see `close`)."""
+    steps = steps_of(theirs, kind)
+    if exact is None:
+        for step in steps:
+            yield from close(f"{kind}/{step}", keys_of(theirs, f"{kind}/{step}"), ours, theirs)
+        return
+    keys = keys_of(theirs, f"{kind}/{steps[0]}")
+    together = [
+        {
+            f"{kind}/*/{key}": np.concatenate([arrays.get(f"{kind}/{step}/{key}", NOTHING).ravel() for step in steps])
+            for key in keys
+        }
+        for arrays in (ours, theirs, exact)
+    ]
+    yield from close(f"{kind}/*", keys, *together)
+
+
+def close(
+    prefix: str, keys: Iterable[str], ours: Arrays, theirs: Arrays, exact: Arrays | None = None
+) -> Iterator[Comparison]:
+    """Compare arrays, one after the other; in float32, the errors of both sides against the exact run, all together.
+
+    An error in float32 is the root mean square over the elements of an array, relative to that of the exact array. Of
+    all arrays together, the largest of our errors is held against the largest of theirs.
+    """
+    names = [f"{prefix}/{key}".lstrip("/") for key in keys]
+    if exact is None:
+        for name in names:
+            apart, where = largest_difference(ours.get(name), theirs[name])
+            if apart > FLOAT64 and theirs[name].ndim == 1 and where.startswith("["):
+                apart, where = first_difference(ours[name], theirs[name])  # of steps, the first tells more
+            yield Comparison(f"{name}{where}", apart, FLOAT64)
+        return
+    our_error, what = max((relative_error(ours.get(name), exact[name]), name) for name in names)
+    their_error = max(relative_error(theirs[name], exact[name]) for name in names)
+    # Where Keras happens to hit the exact value, one rounding is what float32 can do at best.
+    yield Comparison(what, our_error / max(their_error, 2.0**-24), FLOAT32_RATIO)
+
+
+def first_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
+    """Return the first difference beyond what is allowed, and where it is, of arrays [S] that have one."""
+    apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    first = int(np.argmax(~(apart <= FLOAT64)))
+    return float(np.nan_to_num(apart[first], nan=np.inf)), f"[{first}]"
+
+
+def relative_error(ours: np.ndarray | None, exact: np.ndarray) -> float:
+    """Return the root mean square error relative to that of the exact array; infinite for NaN and a missing array."""
+    if ours is None or ours.shape != exact.shape:
+        return np.inf
+    error = np.sqrt(np.mean((ours.astype(np.float64) - exact) ** 2))
+    size = np.sqrt(np.mean(exact.astype(np.float64) ** 2))
+    return np.inf if np.isnan(error) else float(error / (size or 1.0))
+
+
+def largest_difference(ours: np.ndarray | None, theirs: np.ndarray) -> tuple[float, str]:
+    """Return the largest absolute difference of any element, and where it is; NaN and a missing array are far away."""
+    if ours is None:
+        return np.inf, " (not there)"
+    if ours.shape != theirs.shape:
+        return np.inf, f" {ours.shape} instead of {theirs.shape}"
+    apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    apart[np.isnan(apart)] = np.inf
+    worst = np.unravel_index(np.argmax(apart), apart.shape)
+    return float(apart[worst]), "" if apart.ndim == 0 else f"[{', '.join(map(str, worst))}]"
+
+
+def equal(what: str, ours: Arrays, theirs: Arrays, key: str) -> Comparison:
+    return Comparison(what, float(not np.array_equal(ours.get(key, np.nan), theirs[key])), 0)
+
+
+def keys_of(arrays: Arrays, prefix: str) -> list[str]:
+    """Return what the names below a prefix go on with, by kind, as in "kernel" or "adam_m/conv/kernel"."""
+    keys = [name.removeprefix(f"{prefix}/") for name in arrays if name.startswith(f"{prefix}/")]
+    return sorted(keys, key=lambda key: key.partition("/")[0] if key.count("/") > 1 else "")
+
+
+def steps_of(arrays: Arrays, kind: str) -> list[int]:
+    """Return the steps of which `kind` was kept, as in gradients/10/conv/bias."""
+    parts = [name.split("/") for name in arrays]
+    return sorted({int(part[1]) for part in parts if part[0] == kind and part[1].isdigit()})

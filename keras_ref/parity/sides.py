@@ -1,0 +1,245 @@
+"""Both sides of a comparison: what they are asked, by whom, and what they answered. Each question is asked once."""
+
+import contextlib
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_ref.parity.processes import ONE_THREAD_EACH, Request, Side, SideProcess, first_to_speak, last_line
+from lit_mnist.errors import InputError
+from lit_mnist.trace.files import Arrays, TraceInputs, digest, read_arrays, write_arrays
+
+SEEDS = 20  # whose start weights are looked at
+
+Progress = Callable[[Side, str, int, int], None]  # is given a side, what it does, the steps done and their number
+
+
+class Sides:
+    """Ask both sides, each in processes of its own, and keep the answers. A context manager that ends the processes.
+
+    Args:
+        candidate: the port, as package.module:Class.
+        directory: for the files.
+        data_dir: of MNIST.
+        steps: of the trajectory.
+        seed: decides start weights and batches of the trainings.
+        seeds: number of the candidate's own trainings for rung 11.
+        progress: is given a side, what it does, the steps done and their number (0 if it is not known).
+        processes: of a side at most, for requests that do not wait for one another; by default one a core, up to 8.
+    """
+
+    def __init__(
+        self,
+        candidate: str,
+        directory: Path,
+        data_dir: str,
+        steps: int = 600,
+        seed: int = 0,
+        seeds: int = 0,
+        progress: Progress = lambda *_: None,
+        processes: int = min(os.cpu_count() or 1, 8),
+    ) -> None:
+        self.candidate, self.directory, self.data_dir = candidate, directory, data_dir
+        self.steps, self.seed, self.seeds = steps, seed, seeds
+        self.progress, self.processes = progress, processes
+        self.started: list[SideProcess] = []
+        self.answers: dict[Side, dict[Request, Arrays]] = {"ours": {}, "theirs": {}}
+
+    def __enter__(self) -> "Sides":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all processes, whatever they are doing; the next request starts others."""
+        for process in self.started:
+            process.end()
+        self.started.clear()
+
+    def of(self, candidate: str, **changes: int) -> "Sides":
+        """The same processes and answers of Keras, with another candidate and other steps or seeds."""
+        other = copy.copy(self)
+        vars(other).update(candidate=candidate, **changes)
+        other.answers = self.answers | {"ours": {}}  # they take some 200 MB a candidate, and go with it
+        return other
+
+    def facts(self) -> tuple[Arrays, Arrays]:
+        """What each side is before it trains."""
+        sides: tuple[Side, Side] = ("ours", "theirs")
+        ours, theirs = self.ask([self.request(side, "facts", data_dir=self.data_dir, seeds=SEEDS) for side in sides])
+        return ours, theirs
+
+    def inputs(self, training: str, dtype: str) -> TraceInputs:
+        """What a training starts from, as the original says; "trained" are its cases with the weights it ends with."""
+        request = self.request(
+            "theirs",
+            "inputs",
+            training="cases" if training == "trained" else training,
+            dtype=dtype,
+            seed=self.seed,
+            steps=self.steps,
+            data_dir=self.data_dir,
+            directory=str(self.directory / "cases"),
+        )
+        inputs = TraceInputs.from_arrays(self.ask([request])[0], Path(training))
+        if training == "trained":
+            # Of both, though ours is only wanted later: they run side by side.
+            _, final = self.trace("long", "float64")
+            weights = {key: final[f"weights/{key}"].astype(np.float32).astype(dtype) for key in inputs.weights}
+            inputs = replace(inputs, weights=weights)
+        return inputs
+
+    def trace(self, training: str, dtype: str) -> tuple[Arrays, Arrays]:
+        """The traces of a training, ours and theirs."""
+        return self.traces(self.inputs(training, dtype), f"{training} training in {dtype}")
+
+    def traces(self, inputs: TraceInputs, doing: str = "") -> tuple[Arrays, Arrays]:
+        """The traces of a training that is given, ours and theirs."""
+        ours, theirs = self.ask([self.trace_request("ours", inputs), self.trace_request("theirs", inputs)], doing)
+        return ours, theirs
+
+    def reference(self, training: str, dtype: str) -> Arrays:
+        """The trace of a training in Keras."""
+        return self.ask([self.trace_request("theirs", self.inputs(training, dtype))])[0]
+
+    def saved(self, inputs: TraceInputs) -> dict[str, Path]:
+        """Files in which Keras saved the model with the weights of a training, by kind."""
+        directory = self.directory / f"saved-{inputs.dtype}"
+        given = dict(self.trace_request("theirs", inputs).arguments)["inputs"]
+        self.ask([self.request("theirs", "save", inputs=given, directory=str(directory))])
+        return {kind: directory / f"model{kind}" for kind in (".keras", ".weights.h5")}
+
+    def loaded(self, file: Path) -> Arrays:
+        """The weights of our model that has loaded a file of Keras."""
+        return self.ask([self.request("ours", "load", file=str(file))])[0]
+
+    def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
+        """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
+        requests = [self.request(side, "results", data_dir=self.data_dir, seed=seed) for seed in range(seeds)]
+        results = self.ask(requests, f"{seeds} trainings of 10 epochs")
+        return {name: np.stack([result[name] for result in results]) for name in results[0]}
+
+    def on_devices(self, training: str, devices: int, kill_after: int | None = None) -> Arrays:
+        """The trace of our training by several processes together, which are started for it, in float64.
+
+        Args:
+            training: which.
+            devices: how many processes; 1 trains in one that is started for it, too.
+            kill_after: the step after which they kill themselves; others then resume from the checkpoint left behind.
+        """
+        inputs = self.inputs(training, "float64")
+        trace = self.trace_request("ours", inputs)
+        killed = f", killed after step {kill_after}" if kill_after else ""
+        request = replace(trace, name=f"trace on {devices} devices{killed}")
+        if request not in self.answers["ours"]:
+            self.progress("ours", request.name, 0, 0)
+            output = self._output(request)
+            flags = {**dict(trace.arguments), "output": output, "devices": devices}
+            seconds = 300.0 + len(inputs.batches)
+            if kill_after:
+                flags |= {"checkpoint": output.with_suffix(".ckpt")}
+                # Of several, what has started them notices, and ends with 1.
+                self._run_trace(flags | {"kill_after": kill_after}, seconds, 1 if devices > 1 else -signal.SIGKILL)
+            self._run_trace(flags, seconds, 0)
+            self.answers["ours"][request] = self._read(request)
+        return self.answers["ours"][request]
+
+    def _run_trace(self, flags: dict[str, Any], seconds: float, code: int) -> None:
+        """Run `lit_mnist.trace`.
+
+        Raises:
+            InputError: if it ends with another code, or not in time.
+        """
+        command = ["lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
+        log = self.directory / "trace.log"
+        with log.open("wb") as file:
+            environment = os.environ | ONE_THREAD_EACH
+            process = subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment)
+        try:
+            ended = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"{command[0]} did not end within {seconds:.0f} s") from error
+        finally:
+            process.terminate()  # what it has started, it ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(40)
+            process.kill()
+        if ended != code:
+            raise InputError(f"{command[0]} ended with code {ended}: {last_line(log)}")
+
+    def request(self, side: Side, name: str, run_id: str | None = None, **arguments: str | int) -> Request:
+        if side == "ours":
+            arguments["candidate"] = self.candidate
+        return Request(side, name, tuple(arguments.items()), run_id)
+
+    def trace_request(self, side: Side, inputs: TraceInputs) -> Request:
+        # The id is a digest of the inputs: what another training left can never be taken for this one's trace.
+        parts = replace(inputs, run_id="").arrays().values()
+        run_id = str(digest(np.array([str(digest(array)) for array in parts])))
+        path = self.directory / f"{run_id}-in.npz"
+        if not path.exists():
+            write_arrays(path, replace(inputs, run_id=run_id).arrays())
+        return self.request(side, "trace", run_id, inputs=str(path))
+
+    def ask(self, requests: list[Request], doing: str = "") -> list[Arrays]:
+        """Send those of the requests that were not answered before, and return the answers of all.
+
+        Raises:
+            InputError: if a process fails, or its answer is not that to its request. All are ended.
+        """
+        try:
+            self._ask(requests, doing)
+        except BaseException:
+            self.end()
+            raise
+        return [self.answers[request.side][request] for request in requests]
+
+    def _ask(self, requests: list[Request], doing: str) -> None:
+        waiting = [request for request in requests if request not in self.answers[request.side]]
+        busy: list[SideProcess] = []
+        while waiting or busy:
+            for request in list(waiting):
+                if process := self._free_process(request.side):
+                    waiting.remove(request)
+                    busy.append(process)
+                    self.progress(request.side, doing or request.name, 0, 0)
+                    process.send(request, self._output(request))
+            for process in first_to_speak(busy):
+                steps = process.receive()
+                assert process.request is not None
+                if steps is not None:
+                    self.progress(process.side, doing or process.request.name, *steps)
+                    continue
+                self.answers[process.side][process.request] = self._read(process.request)
+                process.request = None
+                busy.remove(process)
+
+    def _free_process(self, side: Side) -> SideProcess | None:
+        same = [process for process in self.started if process.side == side]
+        for process in same:
+            if process.request is None:
+                return process
+        if len(same) == self.processes:
+            return None
+        self.started.append(SideProcess(side, self.directory / f"{side}-{len(same)}.log"))
+        return self.started[-1]
+
+    def _output(self, request: Request) -> Path:
+        return self.directory / f"{digest(np.array(repr(request)))}.npz"
+
+    def _read(self, request: Request) -> Arrays:
+        path = self._output(request)
+        arrays = read_arrays(path)
+        path.unlink()
+        if request.run_id is not None and str(arrays.get("run_id")) != request.run_id:
+            raise InputError(f"{path}: the trace of another training ({arrays.get('run_id')})")
+        return arrays

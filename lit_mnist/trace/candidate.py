@@ -1,0 +1,133 @@
+"""The port that is compared, found by its name."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_mnist import weights
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.errors import InputError
+from lit_mnist.layout import LAYERS
+
+
+class Candidate:
+    """A port, named as `package.module:Class`, made once. What it has to offer in order to be compared:
+
+    - It is a `LightningModule` that is made as `Class(learning_rate=...)`.
+    - It has layers named conv, pool, flatten, hidden and output somewhere in it, of which conv, hidden and output have
+      `weight` and `bias` in torch's layout, flattened channel, row, column. A port with another layout says so with
+      static methods in place of those of `lit_mnist.weights`: `from_keras(arrays)`, from NumPy arrays by the keys of
+      `lit_mnist.layout.WEIGHTS` ("conv/kernel") to tensors by name ("conv.weight", any prefix); `to_keras(tensors)`,
+      the way back; `activation_to_keras(tensor)`, from what a layer gives to an array as Keras has it, [N, H, W, C].
+    - `training_step((images, labels), batch_idx)` returns the loss of images [N, 1, 28, 28] in [0, 1] and one-hot
+      labels [N, 10]; calling it with images gives probabilities [N, 10].
+    - If it prepares its data in its own way, `data_module` names its subclass of `MNISTDataModule`, with a
+      `train_order`, a `test_order` or an `on_after_batch_transfer` of its own.
+    - It logs `train_loss` and `train_accuracy` once an epoch (`on_step=False, on_epoch=True`) and, if it has a
+      `test_step`, `test_loss` and `test_accuracy` with it (without, rung 10 does not look at them): as tensors in the
+      dtype of the training, since Lightning rounds numbers to 32 bits; for rung 12 with `sync_dist=True`; for rung 13
+      as averages of the whole epoch, of which a checkpoint holds the sums so far (`LitMNIST` saves its own: `self.log`
+      alone begins anew), and with an `example_input_array`.
+    - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
+
+    Args:
+        name: the class, in a file of the current directory or of PYTHONPATH.
+        learning_rate: that it is made with.
+        dtype: that it computes in.
+
+    Raises:
+        InputError: if there is no such class, or it has not the layers.
+    """
+
+    def __init__(self, name: str, learning_rate: float = 0.001, dtype: torch.dtype = torch.float32) -> None:
+        self.name = name
+        module_class = _import_class(name)
+        self.data_module: type[MNISTDataModule] = getattr(module_class, "data_module", MNISTDataModule)
+        self.module = module_class(learning_rate=learning_rate).to(dtype)
+        self.to_keras = getattr(self.module, "to_keras", weights.to_keras)
+        self.from_keras = getattr(self.module, "from_keras", weights.from_keras)
+        self.activation_to_keras = getattr(self.module, "activation_to_keras", weights.activation_to_keras)
+        by_name = {path.rpartition(".")[2]: layer for path, layer in self.module.named_modules()}
+        missing = [layer for layer in LAYERS if layer not in by_name]
+        if missing:
+            raise InputError(f"--candidate {name}: has no layer named {missing[0]}")
+        self.layers = {layer: by_name[layer] for layer in LAYERS}
+        # Of the layers alone: what a candidate has besides shows in the total that rung 2 compares.
+        self.parameters = {
+            path: parameter
+            for path, parameter in self.module.named_parameters()
+            if path.rpartition(".")[0].rpartition(".")[2] in LAYERS
+        }
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the weights to arrays in Keras' layout.
+
+        Raises:
+            InputError: if they are not those of the documented model, or there is no place for one.
+        """
+        try:
+            tensors = self.from_keras(arrays)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        for path, tensor in tensors.items():
+            layer, kind = path.split(".")[-2:]
+            parameter = getattr(self.layers[layer], kind, None)
+            if parameter is None:
+                raise InputError(
+                    f"--candidate {self.name}: its layer {layer} has no {kind} (lit_mnist/trace/candidate.py says what "
+                    "it needs)"
+                )
+            with torch.no_grad():
+                parameter.copy_(tensor)
+
+    def arrays(self, prefix: str, tensors: Mapping[str, Tensor] | None = None) -> dict[str, np.ndarray]:
+        """Return tensors named as its parameters, or these, in Keras' layout, keyed as in "<prefix>/conv/kernel"."""
+        # A copy: a candidate may return what the next step changes.
+        arrays = self.to_keras(self.parameters if tensors is None else tensors)
+        return {f"{prefix}/{key}": np.array(array) for key, array in arrays.items()}
+
+    def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+        """Return the weights and the moments of Adam, as far as the optimizer keeps them."""
+        arrays = self.arrays(f"{prefix}weights")
+        for kind, moment in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
+            if all(moment in optimizer.state[parameter] for parameter in self.parameters.values()):
+                moments = {path: optimizer.state[parameter][moment] for path, parameter in self.parameters.items()}
+                arrays |= self.arrays(f"{prefix}{kind}", moments)
+        return arrays
+
+    def activations(self, prefix: str, images: Tensor) -> dict[str, np.ndarray]:
+        """Return what each layer gives for images [N, 1, 28, 28], activation function included, in the order of layers.
+
+        ReLU is applied once more to what leaves a layer: of no effect where it was applied, and it makes a port that
+        pools before ReLU comparable. A ReLU that is missing shows in the next layer.
+        """
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
+            for name, layer in self.layers.items()
+        ]
+        with torch.no_grad():
+            probabilities = self.module(images)
+        for hook in hooks:
+            hook.remove()
+        shown = {name: F.relu(tensor) for name, tensor in seen.items()} | {"output": probabilities}
+        return {f"{prefix}/{name}": self.activation_to_keras(tensor) for name, tensor in shown.items()}
+
+
+def _import_class(name: str) -> type[Any]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        candidate = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # its file may do anything
+        raise InputError(
+            f"--candidate {name}: {type(error).__name__}: {error}; expected package.module:Class"
+        ) from error
+    if not (isinstance(candidate, type) and issubclass(candidate, L.LightningModule)):
+        raise InputError(f"--candidate {name}: not a LightningModule")
+    return candidate

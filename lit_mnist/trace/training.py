@@ -1,0 +1,258 @@
+"""Train a port through `Trainer.fit`, and keep what can be compared."""
+
+import json
+import os
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.errors import InputError
+from lit_mnist.runs.checkpoints import SettledBuckets
+from lit_mnist.runs.files import versions
+from lit_mnist.runs.progress import silence_lightning
+from lit_mnist.trace.candidate import Candidate
+from lit_mnist.trace.files import TraceInputs
+
+Progress = Callable[[int, int], None]  # is given the steps done and their number
+
+
+def trace_training(
+    given: TraceInputs,
+    name: str,
+    progress: Progress | None = None,
+    devices: int = 1,
+    checkpoint: Path | None = None,
+    kill_after: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Train as given and return all that can be compared, keyed as in a trace's output file.
+
+    On several devices, every one of their processes returns the same; activations are kept on one alone.
+
+    Args:
+        given: the training.
+        name: of the candidate, package.module:Class.
+        progress: is given the steps done and their number.
+        devices: processes on the CPU, which torchrun has started.
+        checkpoint: file of Lightning's, to resume from if it is there; it holds what was kept of each step, too.
+        kill_after: the step after which to write it and to end by SIGKILL.
+
+    Raises:
+        InputError: if there is no such candidate, or it lacks something that `Candidate` asks for.
+    """
+    candidate = Candidate(name, given.learning_rate, getattr(torch, given.dtype))
+    candidate.load(given.weights)
+    loaded = candidate.arrays("loaded")
+    data = candidate.data_module(
+        given.data_dir, batch_size=given.batches.shape[1], verify_data=given.verify_data, order=given.order
+    )
+    data.setup()
+    given.check_images(len(data.train))
+    if devices > 1 and ((given.batches >= 0).sum(axis=1) % devices).any():
+        raise InputError(f"--inputs: batches has a row that does not divide among {devices} devices")
+    earlier = checkpoint if checkpoint and checkpoint.exists() else None
+    if earlier and not zipfile.is_zipfile(earlier):
+        raise InputError(f"{earlier}: not a checkpoint; name one that --kill_after has left, or remove it")
+
+    trace = StepTrace(given, candidate, checkpoint, kill_after)
+    trainer = make_trainer(given.epochs, given.dtype, [trace, SettledBuckets()], progress, devices)
+    # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
+    trainer.fit(candidate.module, data, ckpt_path=earlier, weights_only=False)
+    return {
+        **loaded,
+        **trace.finished(trainer.strategy),
+        **candidate.state("", trainer.optimizers[0]),
+        **reported_test_results(trainer, candidate.module, data),
+        "probabilities": predict_test_images(trainer, candidate.module, data),
+        "run_id": np.asarray(given.run_id),
+        "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
+    }
+
+
+def train_as_documented(
+    name: str, data_dir: str, seed: int, epochs: int = 10, progress: Progress | None = None
+) -> dict[str, np.ndarray]:
+    """Train from the candidate's own start weights and in its own order of the images.
+
+    Returns:
+        `test_accuracy` [] and `test_loss` [] (nats per image), computed in float64 from the probabilities of the test
+        images; `train_loss` and `train_accuracy` [epochs] as they were logged.
+    """
+    L.seed_everything(seed, verbose=False)
+    candidate = Candidate(name)
+    data = candidate.data_module(data_dir, batch_size=100, seed=seed)
+    log = EpochLog()
+    trainer = make_trainer(epochs, "float32", [log], progress)
+    trainer.fit(candidate.module, data)
+    probabilities = predict_test_images(trainer, candidate.module, data).astype(np.float64)
+    labels = data.test.tensors[1].numpy()
+    of_the_label = probabilities[np.arange(len(labels)), labels]
+    return log.arrays("train_loss", "train_accuracy") | {
+        "test_accuracy": np.mean(probabilities.argmax(axis=1) == labels),
+        "test_loss": np.mean(-np.log(np.maximum(of_the_label, np.finfo(np.float32).tiny))),
+    }
+
+
+def make_trainer(
+    epochs: int, dtype: str, callbacks: list[L.Callback], progress: Progress | None = None, devices: int = 1
+) -> L.Trainer:
+    """Return a Trainer on the CPU that writes and shows nothing."""
+    silence_lightning()
+    return L.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        precision="64-true" if dtype == "float64" else "32-true",
+        max_epochs=epochs,
+        callbacks=[*callbacks, ProgressCallback(progress)] if progress else callbacks,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def predict_test_images(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> np.ndarray:
+    """Return the probabilities of the test images, [10000, 10]; without a `predict_step`, by calling the module."""
+    if type(module).predict_step is L.LightningModule.predict_step:
+        assert isinstance(module.dtype, torch.dtype)
+        module = CalledToPredict(module).to(module.dtype)
+    return data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
+
+
+def reported_test_results(
+    trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule
+) -> dict[str, np.ndarray]:
+    """Return the `test_loss` and the `test_accuracy` that the module itself logs, as far as it does."""
+    if type(module).test_step is L.LightningModule.test_step:
+        return {}
+    (logged,) = trainer.test(module, data, verbose=False)
+    return {f"history/{name}": np.array([logged[name]]) for name in ("test_loss", "test_accuracy") if name in logged}
+
+
+class CalledToPredict(L.LightningModule):
+    """Predict by calling a module that has no `predict_step`."""
+
+    def __init__(self, module: L.LightningModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.module(batch[0])
+
+
+class ProgressCallback(L.Callback):
+    """Report how far a training has come."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.progress(trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+class EpochLog(Checkpoint):
+    """Keep what is logged for each epoch.
+
+    It is a `Checkpoint` because Lightning calls those last, after the module's own hook at the end of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    def arrays(self, *names: str) -> dict[str, np.ndarray]:
+        """Return those of the named values that were logged in every epoch, [epochs]."""
+        return {
+            name: np.array([epoch[name] for epoch in self.epochs])
+            for name in names
+            if all(name in epoch for epoch in self.epochs)
+        }
+
+
+class StepTrace(EpochLog):
+    """Keep the loss and the accuracy of every batch before its update, and more of the steps that are asked for."""
+
+    def __init__(
+        self, given: TraceInputs, candidate: Candidate, checkpoint: Path | None = None, kill_after: int | None = None
+    ) -> None:
+        super().__init__()
+        self.candidate = candidate
+        self.checkpoint, self.kill_after = checkpoint, kill_after
+        self.record_at = set(given.record_at.tolist())
+        self.kept: dict[str, np.ndarray] = {}
+        # Numbers, not tensors: thousands of small tensors that stay leave holes of gigabytes in the memory.
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        own = torch.tensor([self.losses, self.accuracies], dtype=torch.float64)
+        everyone = own.new_zeros(trainer.world_size, *own.shape)  # each process has those of its share of the batches
+        everyone[trainer.global_rank] = own
+        checkpoint["trace"] = {"steps": trainer.strategy.reduce(everyone, reduce_op="sum"), "epochs": self.epochs}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.losses, self.accuracies = checkpoint["trace"]["steps"][trainer.global_rank].tolist()
+        self.epochs = checkpoint["trace"]["epochs"]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        images, labels = batch
+        with torch.no_grad():
+            predicted = pl_module(images).argmax(dim=1)
+        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
+        if trainer.world_size > 1:
+            return  # each process sees its share of the batch
+        if self.step == 0:  # part of what a trace holds, whoever reads it; the ladder asks for single steps
+            self.kept |= self.candidate.activations("activations", images)
+        if self.step in self.record_at:
+            self.kept |= self.candidate.activations(f"activations/{self.step}", images)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.step in self.record_at:
+            parameters = self.candidate.parameters.items()
+            gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+            self.kept |= self.candidate.arrays(f"gradients/{self.step}", gradients)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.step in self.record_at:
+            self.kept |= self.candidate.state(f"after/{self.step}/", trainer.optimizers[0])
+        if not outputs:
+            raise InputError("--candidate: training_step returned no loss")
+        self.losses.append(outputs["loss"].item())
+        if self.step == self.kill_after:
+            assert self.checkpoint is not None
+            trainer.save_checkpoint(self.checkpoint)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:
+        """Return what was kept, with `history/...` of the epochs, and `loss` and `accuracy` of the steps."""
+        history = self.arrays("train_loss", "train_accuracy")
+        # Of equal shares, as they must be, the mean over the devices is the mean over the batch.
+        steps = {
+            name: strategy.reduce(torch.tensor(values, dtype=torch.float64), reduce_op="mean").numpy()
+            for name, values in (("loss", self.losses), ("accuracy", self.accuracies))
+        }
+        return self.kept | {name.replace("train_", "history/"): array for name, array in history.items()} | steps
