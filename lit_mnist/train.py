@@ -25,7 +25,13 @@ from lit_mnist.runs.directory import (
     write_results,
 )
 from lit_mnist.runs.files import versions
-from lit_mnist.runs.processes import check_processes, run_on_devices, started_by_agent, started_by_us
+from lit_mnist.runs.processes import (
+    check_environment,
+    check_processes,
+    run_on_devices,
+    started_by_agent,
+    started_by_us,
+)
 from lit_mnist.runs.signals import SignalHandler
 
 if TYPE_CHECKING:
@@ -177,6 +183,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
     Raises:
         InputError: a wrong value or file.
     """
+    check_environment()
     resume = flags["resume"]
     if resume is None:
         run_directory = plan_run_directory(flags["output_dir"], flags["run_name"], prefix="lit_mnist")

@@ -1,23 +1,23 @@
-"""What several test files need: the data set, and the commands run as a user runs them."""
+"""What several test files need: the data set, and both sides of the comparison."""
 
 import csv
+import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+import commands
 import lightning as L
 import pytest
 import torch
-from keras_ref.parity.ladder import Arrays
-from keras_ref.parity.workers import Workers
+from commands import Finished
 
-from lit_mnist.mnist_files import prepare_files
+from keras_ref.parity.sides import Sides
+from lit_mnist.mnist_files import MD5
+from lit_mnist.trace.files import Arrays
 
 # One thread, here and in every process that a test starts: sums differ with the number.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,11 +25,10 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background; the tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Flags = dict[str, Any]
+Command = Callable[..., Finished]
 
 
-def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
+def make_trainer(*callbacks: L.Callback, **flags: object) -> L.Trainer:
     """A Trainer on the CPU that writes and shows nothing."""
     return L.Trainer(
         accelerator="cpu",
@@ -43,97 +42,42 @@ def make_trainer(*callbacks: L.Callback, **flags: Any) -> L.Trainer:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask Keras run in one process of pytest, one after the other: both sides are started once."""
+    for item in items:
+        if "sides" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("sides"))
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST, unpacked once for the whole session. Tests only read it."""
     path = tmp_path_factory.mktemp("data")
-    prepare_files(path, verify=True)
+    raw = path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in MD5:
+        (raw / name).write_bytes(gzip.decompress((files("lit_mnist") / "mnist" / f"{name}.gz").read_bytes()))
     return path
 
 
 @pytest.fixture(scope="session")
 def command() -> Command:
     """Run `python ARGUMENTS` and return the finished process, its output as text."""
-
-    def run(
-        *arguments: object, cwd: Path | None = None, timeout: float = 600, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return run
+    return commands.run
 
 
 @pytest.fixture(scope="session")
-def workers(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[Workers]:
-    """Both sides, a process each for the whole session, and what they recorded."""
-    with Workers("lit_mnist:LitMNIST", tmp_path_factory.mktemp("workers"), str(data_dir)) as workers:
-        yield workers
+def sides(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[Sides]:
+    """Both sides, each in processes of its own for the whole session, and what they answered."""
+    with Sides("lit_mnist:LitMNIST", tmp_path_factory.mktemp("sides"), str(data_dir), steps=60, processes=1) as sides:
+        yield sides
 
 
 @pytest.fixture(scope="session")
-def keras_facts(workers: Workers) -> Arrays:
+def keras_facts(sides: Sides) -> Arrays:
     """What Keras says of its model and of its data."""
-    _, theirs = workers.facts()
+    _, theirs = sides.facts()
     return theirs
-
-
-def command_line(flags: Flags) -> list[str]:
-    return ["-m", "lit_mnist.train", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
-
-
-def checkpoints(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").glob("*.ckpt"))
-
-
-def step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step="))
-
-
-def last_step(run: Path) -> int:
-    return max(map(step_of, checkpoints(run)), default=0)
-
-
-class Process:
-    """A training as a process of its own, to be sent signals, started by Python or by what `starter` names."""
-
-    def __init__(self, flags: Flags, *starter: str, **environment: str) -> None:
-        self.run = Path(flags["output_dir"]) / flags["run_name"]
-        self.process = subprocess.Popen(
-            [*(starter or [sys.executable]), *command_line(flags)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
-
-    def wait_for_step(self, step: int) -> None:
-        while last_step(self.run) < step and self.process.poll() is None:
-            time.sleep(0.005)
-        assert self.process.poll() is None, self.process.communicate()
-
-    def children(self) -> list[int]:
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    def finish(self) -> tuple[int, str]:
-        _, stderr = self.process.communicate(timeout=120)
-        return self.process.returncode, stderr
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and not only its exit code that nobody has asked for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def results(run: Path) -> dict[str, float]:

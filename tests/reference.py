@@ -1,7 +1,7 @@
 """The third party: the documented model, its gradients and Keras' Adam, restated in NumPy from their definitions.
 
 Where the port and Keras disagree, it says which of them is wrong. All axes are in Keras' order: images [N, H, W, 1],
-arrays keyed as in `lit_mnist.trace.files.WEIGHTS`.
+arrays keyed as in `lit_mnist.layout.WEIGHTS`.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import write_arrays
@@ -46,15 +46,14 @@ class SideProcess:
     Args:
         side: whose functions it calls.
         log: file for what it prints.
-        target: what it runs.
     """
 
-    def __init__(self, side: Side, log: Path, target: Any = None) -> None:
+    def __init__(self, side: Side, log: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.side, self.log = side, log
         self.connection, other_end = context.Pipe()
         log.touch()
-        self.process = context.Process(target=target or answer, args=(MODULES[side], other_end, str(log)), daemon=True)
+        self.process = context.Process(target=answer, args=(MODULES[side], other_end, str(log)), daemon=True)
         self.process.start()
         other_end.close()
         self.request: Request | None = None

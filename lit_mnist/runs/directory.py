@@ -90,6 +90,8 @@ def hold_run_directory(run_directory: Path) -> Iterator[None]:
     except Timeout as error:
         raise InputError(f"{run_directory}: another process is training in it; wait for its end, or end it") from error
     try:
+        for part in [*run_directory.glob(".*.part"), *run_directory.glob("checkpoints/.*.part")]:
+            part.unlink()  # what a killed process left
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows does not remove what is open
@@ -98,14 +100,12 @@ def hold_run_directory(run_directory: Path) -> Iterator[None]:
 
 
 def reopen_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None:
-    """Make a run directory, locked, ready for a training: remove what a killed process left or will be written anew.
+    """Make a run directory, locked, ready for a training: what will be written anew is removed.
 
     Args:
         run_directory: that exists.
         config: the flags of the command.
     """
-    for part in [*run_directory.glob(".*.part"), *run_directory.glob("checkpoints/.*.part")]:
-        part.unlink()
     (run_directory / "summary.json").unlink(missing_ok=True)  # of fewer epochs
     write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 

@@ -17,7 +17,8 @@ from lit_mnist.errors import InputError
 from lit_mnist.runs.signals import StoppedError
 
 ROLE = "lit_mnist"  # torchrun's name for what the processes do, in ROLE_NAME: tells those that we started from others
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables of each of its processes
+SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
 def run_on_devices(command: Sequence[str], devices: int, num_nodes: int, timeout: float, resume: str) -> None:
@@ -110,7 +111,8 @@ def started_by_agent() -> bool:
 
 def may_be_first_process() -> bool:
     """Say whether this may be the first process of several, which alone writes; Lightning's Trainer knows for sure."""
-    return all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
 def exit_with_parent() -> None:
@@ -133,6 +135,22 @@ def tell_parent(error: Exception) -> bool:
 
         get_error_handler().record_exception(error)
     return started_by_us()
+
+
+def check_environment() -> None:
+    """Make sure that what tells processes of one another is readable, whoever has set it.
+
+    Raises:
+        InputError: names the first variable that is not a number, or is missing beside the others of torchrun.
+    """
+    for name in (*TORCHRUN, "NODE_RANK", "GROUP_RANK", "MASTER_PORT", *SLURM):
+        limit = 65_535 if name == "MASTER_PORT" else 10**6
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdecimal() and int(value) <= limit):
+            raise InputError(f"{name}={value!r} in the environment: expected a number from 0 to {limit}; unset it")
+    for name in TORCHRUN:
+        if "TORCHELASTIC_RUN_ID" in os.environ and name not in os.environ:
+            raise InputError(f"{name} is not in the environment, but TORCHELASTIC_RUN_ID is; start it with torchrun")
 
 
 def check_processes(devices: int, num_nodes: int) -> None:

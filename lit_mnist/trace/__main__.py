@@ -6,7 +6,7 @@ from jsonargparse.typing import PositiveInt
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Devices, run
-from lit_mnist.runs.processes import run_on_devices, started_by_agent
+from lit_mnist.runs.processes import may_be_first_process, run_on_devices, started_by_us
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
 
@@ -40,10 +40,7 @@ def trace(
         if not Path(path).absolute().parent.is_dir():
             raise InputError(f"{path}: there is no such directory; make it first")
     given = TraceInputs.read(Path(inputs))
-
-    from lightning.pytorch.utilities import rank_zero_only
-
-    if devices > 1 and not started_by_agent():
+    if devices > 1 and not started_by_us():
         command = ["-m", "lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
         return run_on_devices(command, devices, num_nodes=1, timeout=600, resume="")
 
@@ -51,7 +48,8 @@ def trace(
 
     file = Path(checkpoint) if checkpoint else None
     arrays = trace_training(given, candidate, devices=devices, checkpoint=file, kill_after=kill_after)
-    rank_zero_only(write_arrays)(Path(output), arrays)
+    if may_be_first_process():
+        write_arrays(Path(output), arrays)
     return None
 
 

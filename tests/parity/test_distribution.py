@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-from keras_ref.parity.ladder import Arrays, power
-from keras_ref.parity.plan import climb
-from keras_ref.parity.workers import Workers
-from lit_mnist.trace.recording import record_results
 
-from keras_ref.parity import ladder
+from keras_ref.parity import checks
 from keras_ref.parity.recorded import recorded
+from keras_ref.parity.rungs import climb
+from keras_ref.parity.samples import power
+from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import MARGINS
+from lit_mnist.trace.files import Arrays
+from lit_mnist.trace.training import train_as_documented
 
 
 def draw(seed: int, runs: int = 20, accuracy: float = 0.984, loss: float = 0.05, spread: float = 1.0) -> Arrays:
@@ -25,7 +26,7 @@ def draw(seed: int, runs: int = 20, accuracy: float = 0.984, loss: float = 0.05,
 
 
 def holds(ours: Arrays, theirs: Arrays) -> list[bool]:
-    return [found.holds for found in ladder.distribution(ours, theirs)]
+    return [one.holds for one in checks.equivalence(ours, theirs)]
 
 
 def test_equal_distributions_are_shown_equal() -> None:
@@ -74,7 +75,7 @@ def test_the_results_recorded_of_the_port_are_those_of_its_command(
     flags = ["--max_epochs", 1, "--seed", 3, "--data_dir", data_dir, "--output_dir", tmp_path, "--run_name", "one"]
     assert command("-m", "lit_mnist.train", *flags).returncode == 0
     summary = json.loads((tmp_path / "one" / "summary.json").read_text())
-    results = record_results("lit_mnist:LitMNIST", str(data_dir), seed=3, epochs=1)
+    results = train_as_documented("lit_mnist:LitMNIST", str(data_dir), seed=3, epochs=1)
     assert results["test_accuracy"] == pytest.approx(summary["test_accuracy"], abs=2e-4)
     assert results["test_loss"] == pytest.approx(summary["test_loss"], abs=1e-4)
     assert results["train_loss"].shape == results["train_accuracy"].shape == (1,)
@@ -82,8 +83,8 @@ def test_the_results_recorded_of_the_port_are_those_of_its_command(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_rung_11_passes_the_port_and_stops_the_order_by_classes(workers: Workers) -> None:
-    (port,) = climb(workers, [11], seeds=20)
+def test_rung_11_passes_the_port_and_stops_the_order_by_classes(sides: Sides) -> None:
+    (port,) = climb(sides.of(sides.candidate, seeds=20), [11])
     assert port.holds, port.comparisons
-    (mutant,) = climb(workers.of("lit_mnist.mutants:ClassByClass"), [11], seeds=2)
+    (mutant,) = climb(sides.of("lit_mnist.mutants:ClassByClass", seeds=2), [11])
     assert not mutant.holds

@@ -1,9 +1,8 @@
 """The parity ladder: the port climbs it, and every mutant is stopped at the rung that was predicted for it."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,26 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Forked, is_running
 from conftest import Command
-from keras_ref.parity.ladder import Arrays
-from keras_ref.parity.plan import RUNGS, Plan, Verdict, climb, glorot_uniform
-from keras_ref.parity.workers import Workers
-from lit_mnist.trace.recording import Layout, record_facts
 
-from keras_ref.parity import ladder
-from keras_ref.parity.pitfalls import PITFALLS, STEPS, caught
+from keras_ref.parity import checks, processes
+from keras_ref.parity.pitfalls import PITFALLS, climb_with_mutant
+from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
+from keras_ref.parity.samples import drawn_again, glorot_bound
+from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import DRAWN_AGAIN
+from keras_ref.trace.trainings import glorot_uniform
 from lit_mnist import LitMNIST, MNISTDataModule, mutants
-from lit_mnist.data import Batches
 from lit_mnist.errors import InputError
-from lit_mnist.layout import WEIGHTS, TraceInputs, write_arrays
+from lit_mnist.layout import WEIGHTS
 from lit_mnist.mutants import CORRECT, FlattensAsKeras
+from lit_mnist.trace import requests
+from lit_mnist.trace.candidate import Candidate
+from lit_mnist.trace.files import Arrays, TraceInputs, write_arrays
 
 
-def climb_to_the_end(workers: Workers) -> list[Verdict]:
+def climb_to_the_end(sides: Sides) -> list[Verdict]:
     """Climb in float64, as the command does, up to the first rung that does not hold."""
     verdicts = []
-    for verdict in climb(workers, range(1, 11), STEPS, dtype="float64"):
+    for verdict in climb(sides, USUAL, dtype="float64"):
         verdicts.append(verdict)
         if not verdict.holds:
             break
@@ -46,9 +48,9 @@ def climb_to_the_end(workers: Workers) -> list[Verdict]:
     ],
     ids=lambda candidate: candidate.__name__,
 )
-def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], workers: Workers) -> None:
-    verdicts = climb_to_the_end(workers.of(f"{candidate.__module__}:{candidate.__name__}"))
-    assert [verdict.number for verdict in verdicts if verdict.holds] == list(range(1, 11))
+def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], sides: Sides) -> None:
+    verdicts = climb_to_the_end(sides.of(f"{candidate.__module__}:{candidate.__name__}"))
+    assert [verdict.rung.number for verdict in verdicts if verdict.holds] == list(range(1, 11))
     assert all(verdict.comparisons for verdict in verdicts)
 
 
@@ -63,15 +65,15 @@ SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherL
         if pitfall.rung < 11
     ],
 )
-def test_every_mutant_is_stopped_at_its_rung(name: str, workers: Workers) -> None:
-    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), range(1, 11), STEPS, dtype="float64"))
-    assert mutant.as_predicted, mutant
+def test_every_mutant_is_stopped_at_its_rung(name: str, sides: Sides) -> None:
+    result = climb_with_mutant(sides, name)
+    assert result.as_predicted, result
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rung", [12, 13])
-def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, workers: Workers) -> None:
-    (verdict,) = climb(workers, [rung], STEPS)
+def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, sides: Sides) -> None:
+    (verdict,) = climb(sides, [rung])
     assert verdict.holds, verdict.shown
 
 
@@ -83,9 +85,9 @@ def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, work
         if pitfall.rung > 11
     ],
 )
-def test_what_changes_it_is_noticed(name: str, workers: Workers) -> None:
-    mutant = caught(name, climb(workers.of(f"lit_mnist.mutants:{name}"), [PITFALLS[name].rung], STEPS))
-    assert mutant.as_predicted, mutant
+def test_what_changes_it_is_noticed(name: str, sides: Sides) -> None:
+    result = climb_with_mutant(sides, name)
+    assert result.as_predicted, result
 
 
 def shuffled(seed: int = 0) -> np.ndarray:
@@ -108,9 +110,9 @@ def test_rung_1_knows_how_an_epoch_of_keras_looks(change: dict[str, Any], rule: 
     ours = {name: array for name, array in keras_facts.items() if "/" in name}
     ours |= {"order": [shuffled(), shuffled(1)], "images": np.array(60_000)}
     ours |= {"batch_sizes": np.full(600, 100), "documented_batch_sizes": np.full(600, 100)}
-    assert all(found.holds for found in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts))
+    assert all(one.holds for one in checks.data({**ours, "order": np.stack(ours["order"])}, keras_facts))
     ours |= change
-    failed = [one.what for one in ladder.data({**ours, "order": np.stack(ours["order"])}, keras_facts) if not one.holds]
+    failed = [one.what for one in checks.data({**ours, "order": np.stack(ours["order"])}, keras_facts) if not one.holds]
     assert any(what.startswith(rule) for what in failed)
 
 
@@ -118,17 +120,16 @@ class DrawsAnew(LitMNIST):
     """Each device draws an order of its own."""
 
     class data_module(MNISTDataModule):  # noqa: N801
-        def train_batches(self) -> Batches:
-            batches = super().train_batches()
-            batches.seed = np.random.default_rng().integers(2**32)
-            return batches
+        def train_order(self, epoch: int) -> list[np.ndarray]:
+            self.seed = int(np.random.default_rng().integers(2**32))
+            return super().train_order(epoch)
 
 
 @pytest.mark.parametrize(("candidate", "same"), [("lit_mnist:LitMNIST", True), ("test_parity:DrawsAnew", False)])
 def test_rung_12_notices_devices_that_draw_an_order_each(candidate: str, same: bool, data_dir: Path) -> None:
-    facts = record_facts(candidate, str(data_dir), seeds=2)
-    workers: Any = SimpleNamespace(facts=lambda: (facts, {}))
-    assert next(Plan(workers, STEPS, 0).devices()).holds == same
+    facts = requests.facts(lambda *_: None, candidate, str(data_dir), seeds=2)
+    sides: Any = SimpleNamespace(facts=lambda: (facts, {}))
+    assert next(checks.devices(sides, "float64")).holds == same
 
 
 @pytest.mark.parametrize("shared", ["kernels", "units", "seeds", None])
@@ -141,8 +142,8 @@ def test_rung_3_notices_draws_that_come_again(shared: str | None) -> None:
             drawn = (np.random.default_rng(seed) if shared == "kernels" else rng).uniform(-1, 1, shape)
             if shared == "units":
                 drawn[..., shape[-1] // 2 :] = drawn[..., : shape[-1] // 2]
-            ours[f"initial/{seed}/{key}"] = (drawn * ladder.glorot_bound(shape)).astype(np.float32)
-    shares = ladder.drawn_again(ours)
+            ours[f"initial/{seed}/{key}"] = (drawn * glorot_bound(shape)).astype(np.float32)
+    shares = drawn_again(ours)
     assert len(shares) == 3
     assert (max(shares.values()) > DRAWN_AGAIN) == (shared is not None)
 
@@ -161,12 +162,12 @@ def test_every_pitfall_has_its_mutant_and_every_mutant_its_pitfall() -> None:
 def test_nan_and_missing_arrays_equal_nothing() -> None:
     good = {"loss": np.array([1.0, 2.0])}
     for ours in ({"loss": np.array([1.0, np.nan])}, {}, {"loss": np.array([1.0])}):
-        (found,) = ladder.loss(ours, good)
-        assert not found.holds
-    (found,) = ladder.loss({"loss": np.array([np.nan])}, {"loss": np.array([np.nan])})
-    assert not found.holds
-    (found,) = ladder.loss(good, good)
-    assert found.holds
+        (one,) = checks.loss(ours, good)
+        assert not one.holds
+    (one,) = checks.loss({"loss": np.array([np.nan])}, {"loss": np.array([np.nan])})
+    assert not one.holds
+    (one,) = checks.loss(good, good)
+    assert one.holds
 
 
 @pytest.mark.parametrize(("our_error", "holds"), [(1e-7, True), (1.9e-6, True), (2.1e-6, False), (np.nan, False)])
@@ -174,16 +175,16 @@ def test_in_float32_our_error_is_held_against_that_of_keras(our_error: float, ho
     exact = {"loss": np.array([1.0, 2.0, 0.5])}
     theirs = {"loss": exact["loss"] + np.array([0, 1e-6, 0])}
     ours = {"loss": exact["loss"] + np.array([0, 0, our_error])}
-    (found,) = ladder.loss(ours, theirs, exact)
-    assert found.holds == holds
+    (one,) = checks.loss(ours, theirs, exact)
+    assert one.holds == holds
 
 
 def test_the_largest_difference_is_named_by_its_place() -> None:
     theirs = {"loss": np.zeros((3, 4))}
     ours = {"loss": np.zeros((3, 4))}
     ours["loss"][2, 1] = 1e-3
-    (found,) = ladder.loss(ours, theirs)
-    assert (found.what, found.difference) == ("loss[2, 1]", 1e-3)
+    (one,) = checks.loss(ours, theirs)
+    assert (one.what, one.difference) == ("loss[2, 1]", 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -224,64 +225,74 @@ def test_a_trace_that_cannot_be_made_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-ANOTHER_TRAINING = """
-import json, numpy, sys
-job = json.loads(input())
-numpy.savez(open(job["output"], "wb"), run_id="xyz", loss=numpy.zeros(3))
-print(json.dumps({"done": job["output"]}))
-"""
-TORN = """
-import json, sys
-job = json.loads(input())
-open(job["output"], "wb").write(b"PK")
-print(json.dumps({"done": job["output"]}))
-"""
+def another_training(module: str, connection: Any, log: str) -> None:
+    _, _, output = connection.recv()
+    write_arrays(Path(output), {"run_id": np.asarray("xyz"), "loss": np.zeros(3)})
+    connection.send(None)
+
+
+def torn(module: str, connection: Any, log: str) -> None:
+    _, _, output = connection.recv()
+    Path(output).write_bytes(b"PK")
+    connection.send(None)
+
+
+def killed(module: str, connection: Any, log: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(module: str, connection: Any, log: str) -> None:
+    Path(log).write_text("RuntimeError: no such layer")
+    raise SystemExit(1)
+
+
+def silent(module: str, connection: Any, log: str) -> None:
+    pass
+
+
+def stuck(module: str, connection: Any, log: str) -> None:
+    time.sleep(600)
 
 
 @pytest.mark.parametrize(
     ("instead", "says"),
     [
-        (ANOTHER_TRAINING, "record of another training"),
-        (TORN, "cannot be read"),
-        ("import os; os.kill(os.getpid(), 9)", "ended with code -9"),
-        ("raise RuntimeError('no such layer')", "ended with code 1: RuntimeError: no such layer"),
-        ("pass", "ended with code 0: it said nothing"),
-        ("import time; time.sleep(600)", "nothing heard for 5 s"),
+        (another_training, "trace of another training"),
+        (torn, "cannot be read"),
+        (killed, "ended with code -9"),
+        (failing, "ended with code 1: RuntimeError: no such layer"),
+        (silent, "ended with code 0: it said nothing"),
+        (stuck, "nothing heard for 5 s"),
     ],
 )
-def test_a_worker_that_fails_is_an_error_not_a_verdict(
-    instead: str, says: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_fails_is_an_error_not_a_verdict(
+    instead: Any, says: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    popen = subprocess.Popen
-    started = []
-
-    def start(command: list[str], **flags: Any) -> Any:
-        started.append(popen([sys.executable, "-c", instead], **flags))
-        return started[-1]
-
-    monkeypatch.setattr("subprocess.Popen", start)
-    monkeypatch.setattr("keras_ref.parity.workers.SILENCE", 5)
-    workers = Workers("lit_mnist:LitMNIST", tmp_path, str(data_dir))
-    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    monkeypatch.setattr(processes, "answer", instead)
+    monkeypatch.setattr(processes, "SILENCE", 5)
+    weights = glorot_uniform(np.random.default_rng(0), "float32", WEIGHTS)
     inputs = TraceInputs("", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
-    with pytest.raises(InputError, match=says):
-        workers.both(inputs)
-    assert all(process.poll() is not None for process in started)  # nobody stays behind
+    with Sides("lit_mnist:LitMNIST", tmp_path, str(data_dir)) as sides, pytest.raises(InputError, match=says):
+        sides.traces(inputs)
+    assert not multiprocessing.active_children()  # nobody stays behind
 
 
-def test_what_was_recorded_does_not_change_with_the_next_step() -> None:
-    class Views(LitMNIST):
-        @staticmethod
-        def to_keras(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-            return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+class Views(LitMNIST):
+    """Gives arrays that share the memory of its parameters."""
 
-    layout = Layout(Views(), "a port")
-    recorded = layout.keyed("weights", layout.parameters)
-    before = {key: array.copy() for key, array in recorded.items()}
+    @staticmethod
+    def to_keras(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def test_what_was_kept_does_not_change_with_the_next_step() -> None:
+    candidate = Candidate("test_parity:Views")
+    kept = candidate.arrays("weights")
+    before = {key: array.copy() for key, array in kept.items()}
     with torch.no_grad():
-        for parameter in layout.parameters.values():
+        for parameter in candidate.parameters.values():
             parameter.add_(1)
-    assert all(np.array_equal(recorded[key], before[key]) for key in before)
+    assert all(np.array_equal(kept[key], before[key]) for key in before)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip at all"])
@@ -304,19 +315,19 @@ def test_a_torn_file_is_named(content: bytes, tmp_path: Path) -> None:
         ({"record_at": np.array(0)}, "record_at is int64"),
         ({"learning_rate": np.asarray(np.nan)}, "learning_rate is nan"),
         ({"learning_rate": np.asarray("fast")}, "could not convert"),
-        ({"steps_per_epoch": np.array([1, 2])}, "expected what"),
+        ({"steps_per_epoch": np.array([1, 2])}, "describes what is expected"),
         ({"batches": np.full((2, 3), -1)}, "row without an image"),
         ({"steps_per_epoch": np.asarray(0)}, "steps_per_epoch is 0"),
         ({"steps_per_epoch": np.asarray(1.5)}, "expected a whole number"),
-        ({"steps_per_epoch": np.asarray(np.inf)}, "expected what"),
+        ({"steps_per_epoch": np.asarray(np.inf)}, "describes what is expected"),
         ({"weights/conv/bias": np.zeros(7)}, "weights/conv/bias is float64"),
         ({"run_id": None}, "run_id is missing"),
     ],
 )
 def test_inputs_that_cannot_be_trained_on_are_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
-    weights = glorot_uniform(np.random.default_rng(0), "float32")
+    weights = glorot_uniform(np.random.default_rng(0), "float32", WEIGHTS)
     good = TraceInputs("id", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
-    good.write(tmp_path / "in.npz")
+    write_arrays(tmp_path / "in.npz", good.arrays())
     assert TraceInputs.read(tmp_path / "in.npz").epochs == 2
     arrays = {name: array for name, array in (good.arrays() | change).items() if array is not None}
     write_arrays(tmp_path / "in.npz", arrays)
@@ -341,22 +352,17 @@ def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, da
 def test_a_ladder_that_is_interrupted_leaves_nothing_behind(
     signum: int, code: int, tmp_path: Path, data_dir: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "keras_ref.parity", "--data_dir", str(data_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-    )
+    process = Forked(["keras_ref.parity", "--data_dir", str(data_dir)], TMPDIR=str(tmp_path))
     while process.poll() is None and not list(tmp_path.glob("parity-*/theirs-0.log")):
         time.sleep(0.05)
     time.sleep(1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
+    assert len(children) >= 2  # and Python's own, which looks after them
     process.send_signal(signum)
-    assert (process.communicate(timeout=30)[1], process.returncode) == ("", code)
+    finished = process.finish(30)
+    assert (finished.returncode, finished.stderr) == (code, "")
     time.sleep(0.5)
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in children if is_running(int(pid))]
     assert not list(tmp_path.glob("parity-*"))
 
 

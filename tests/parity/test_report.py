@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Command
-from keras_ref.parity.ladder import Comparison
-from keras_ref.parity.plan import Verdict, climb
-from keras_ref.parity.workers import Workers
 from matplotlib.image import imread
 
+from keras_ref.parity.comparisons import Comparison
 from keras_ref.parity.display import conclusion, in_words, table
-from keras_ref.parity.pitfalls import PITFALLS, Caught
+from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.recorded import recorded
 from keras_ref.parity.report import gather, write_report
+from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
+from keras_ref.parity.sides import Sides
 
 STEPS = 60
 CONFIG: dict[str, Any] = {"candidate": "lit_mnist:LitMNIST", "rungs": None, "steps": STEPS, "seed": 0, "dtype": "both"}
@@ -50,13 +50,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(sides: Sides, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of all that a climb can find, with short trainings."""
     directory = tmp_path_factory.mktemp("report")
-    verdicts = list(climb(workers, range(1, 11), STEPS))
-    caught = [Caught("NoEpsilonHat", 8, "short: after/0/weights/conv/kernel[0]", 1e-4, 1e-12)]
-    said = conclusion(verdicts, caught, CONFIG["candidate"], STEPS)
-    write_report(directory, gather(CONFIG, verdicts, caught, said, workers))
+    verdicts = list(climb(sides, USUAL))
+    mutants = [MutantResult("NoEpsilonHat", 8, "short: after/0/weights/conv/kernel[0]", 1e-4, 1e-12)]
+    text = conclusion(verdicts, mutants, CONFIG["candidate"], STEPS, 6000)
+    write_report(directory, gather(CONFIG, verdicts, mutants, text, sides))
     return directory
 
 
@@ -78,7 +78,7 @@ def test_the_page_says_what_was_found(report: Path) -> None:
     assert "python -m keras_ref.parity --candidate lit_mnist:LitMNIST --steps 60" in text
     for rung in found["rungs"]:
         assert rung["holds"]
-        assert rung["found"].replace("'", "&#39;") in text
+        assert rung["figure"].replace("'", "&#39;") in text
     assert found["versions"]["keras"] in text
     assert PITFALLS["NoEpsilonHat"].mistake.rpartition("`")[2] in text  # what is between backticks is code there
 
@@ -102,11 +102,11 @@ def test_the_pictures_stand_beside_it(name: str, report: Path) -> None:
     assert width > 500
 
 
-def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, workers: Workers) -> None:
-    mutant = workers.of("lit_mnist.mutants:SummedLoss")
-    verdicts = list(climb(mutant, [5, 6], STEPS, dtype="float64"))
-    verdicts[-1] = Verdict(6, "float64", (*verdicts[-1].comparisons, Comparison("no number", np.nan, 1e-12)))
-    said = conclusion(verdicts, [], "lit_mnist.mutants:SummedLoss", STEPS)
+def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, sides: Sides) -> None:
+    mutant = sides.of("lit_mnist.mutants:SummedLoss")
+    verdicts = list(climb(mutant, [5, 6], dtype="float64"))
+    verdicts[-1] = Verdict(RUNGS[6], "float64", (*verdicts[-1].comparisons, Comparison("no number", np.nan, 1e-12)))
+    said = conclusion(verdicts, [], "lit_mnist.mutants:SummedLoss", STEPS, 6000)
     write_report(tmp_path, gather(CONFIG, verdicts, [], said, mutant))
     text = (tmp_path / "report.html").read_text()
     assert "First divergence, rung 6 (loss, float64)" in text
@@ -114,20 +114,20 @@ def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, 
     assert json.loads((tmp_path / "parity.json").read_text())["holds"] is False
 
 
-def test_the_results_over_seeds_are_drawn(tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "results", lambda side, seeds: recorded()["port"])
-    verdicts = list(climb(workers, [11], seeds=20))
-    said = conclusion(verdicts, [], CONFIG["candidate"], STEPS)
-    write_report(tmp_path, gather(CONFIG | {"seeds": 20}, verdicts, [], said, workers))
+def test_the_results_over_seeds_are_drawn(tmp_path: Path, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "results", lambda side, seeds: recorded()["port"])
+    verdicts = list(climb(sides, [11]))
+    said = conclusion(verdicts, [], CONFIG["candidate"], STEPS, 6000)
+    write_report(tmp_path, gather(CONFIG | {"seeds": 20}, verdicts, [], said, sides))
     text = (tmp_path / "report.html").read_text()
     assert "20 of\nthe port and 20 recorded ones of Keras" in text
     assert imread(tmp_path / "distribution.png").shape[0] > 300
 
 
-def test_a_name_cannot_smuggle_markup_into_the_page(tmp_path: Path, workers: Workers) -> None:
-    verdicts = [Verdict(1, "float32", (Comparison("<script>alert(1)</script>", 0, 0),))]
+def test_a_name_cannot_smuggle_markup_into_the_page(tmp_path: Path, sides: Sides) -> None:
+    verdicts = [Verdict(RUNGS[1], "float32", (Comparison("<script>alert(1)</script>", 0, 0),))]
     config = CONFIG | {"candidate": "<b>x</b>:Y"}
-    write_report(tmp_path, gather(config, verdicts, [], "<i>said</i>", workers))
+    write_report(tmp_path, gather(config, verdicts, [], "<i>said</i>", sides))
     text = (tmp_path / "report.html").read_text()
     assert not re.search("<script|<b>x|<i>said", text)
 
@@ -145,8 +145,8 @@ def test_a_name_cannot_smuggle_markup_into_the_page(tmp_path: Path, workers: Wor
         ),
         ("trained: gradients/*/conv/bias[5]", "trained weights: any step, gradient of conv/bias, element [5]"),
         (
-            "cases: gradients/0/conv/bias (not recorded)",
-            "images with edge cases: step 0, gradient of conv/bias (not recorded)",
+            "cases: gradients/0/conv/bias (not there)",
+            "images with edge cases: step 0, gradient of conv/bias (not there)",
         ),
         ("long: loss[31]", "the training: step 31, loss of the batch"),
         ("short: history/loss[0]", "short training: epoch 1, loss as reported"),
@@ -159,9 +159,9 @@ def test_places_are_named_in_words(what: str, words: str) -> None:
 
 def test_the_table_of_the_terminal_has_a_row_a_rung() -> None:
     verdicts = [
-        Verdict(1, "float32", (Comparison("x", 0, 0),)),
-        Verdict(5, "float64", (Comparison("x", 1e-15, 1e-12),)),
-        Verdict(5, "float32", (Comparison("x", 3.0, 2.0),)),
+        Verdict(RUNGS[1], "float32", (Comparison("x", 0, 0),)),
+        Verdict(RUNGS[5], "float64", (Comparison("x", 1e-15, 1e-12),)),
+        Verdict(RUNGS[5], "float32", (Comparison("x", 3.0, 2.0),)),
     ]
     rows = table(verdicts)
     assert rows.row_count == 2

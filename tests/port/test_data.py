@@ -1,33 +1,27 @@
-"""The MNIST files on disk, and the batches made of them."""
+"""The MNIST files, and the batches made of them."""
 
 import gzip
-import hashlib
-import multiprocessing
 import shutil
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import make_trainer
-from keras_ref.parity.ladder import Arrays
 from torch.utils.data import TensorDataset
 
-from keras_ref.data import SHA256 as MNIST_SHA256
 from keras_ref.data import load_data
 from lit_mnist import LitMNIST, MNISTDataModule
-from lit_mnist.data import Batches, on_device, one_hot, read_split, scale_pixels, stratified_sample
+from lit_mnist.data import Batches, cut, on_device, scale_pixels, stratified_sample
 from lit_mnist.errors import InputError
-from lit_mnist.mnist_files import UNPACKED_MD5, dataset_digest, prepare_files
-from lit_mnist.trace.files import digest
+from lit_mnist.mnist_files import MD5, read_files
 
-TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = UNPACKED_MD5
-SIDES = {"ours": prepare_files, "theirs": load_data}
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = MD5
+SIDES = {"ours": read_files, "theirs": load_data}
 
 
 @pytest.fixture
@@ -41,28 +35,29 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture
 def filled_raw(raw: Path, data_dir: Path) -> Path:
     """The same with the four unpacked files and no packed ones."""
-    for name in UNPACKED_MD5:
+    for name in MD5:
         shutil.copy(data_dir / "MNIST" / "raw" / name, raw / name)
     return raw
+
+
+def contents(directory: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
 # What both frameworks are given
 
 
-@pytest.mark.parametrize(("split", "name"), [("train", "train"), ("t10k", "test")])
-def test_images_labels_pixels_and_one_hot_rows_equal_those_of_keras(
-    split: str, name: str, data_dir: Path, keras_facts: Arrays
-) -> None:
-    theirs = keras_facts
-    images, labels = read_split(data_dir, split).tensors
-    assert digest(images.numpy()[:, 0]) == theirs[f"{name}/images"]
-    assert digest(labels.numpy().astype(np.uint8)) == theirs[f"{name}/labels"]
-    assert digest(scale_pixels(images, torch.float32).movedim(1, -1).numpy()) == theirs[f"{name}/pixels"]
-    assert digest(one_hot(labels, torch.float32).numpy()) == theirs[f"{name}/one_hot"]
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_and_labels_are_those_that_torchvision_reads(split: str, data_dir: Path) -> None:
+    theirs = torchvision.datasets.MNIST(str(data_dir), train=split == "train")
+    images, labels = getattr(read_files(data_dir), split).tensors
+    assert torch.equal(images[:, 0], theirs.data)
+    assert torch.equal(labels, theirs.targets)
+    assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
 
 
 def test_both_sides_report_the_same_digest(data_dir: Path) -> None:
-    assert dataset_digest(data_dir) == load_data(data_dir).sha256
+    assert read_files(data_dir).sha256 == load_data(data_dir).sha256
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -77,71 +72,38 @@ def test_every_byte_is_divided_by_255_and_rounded_once(dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("present", [[], [TRAIN_LABELS], [f"{TEST_LABELS}.gz"], [TEST_IMAGES, f"{TRAIN_LABELS}.gz"]])
-def test_missing_files_come_from_the_package(present: list[str], raw: Path, data_dir: Path) -> None:
+@pytest.mark.parametrize("side", SIDES)
+def test_missing_files_come_from_the_package_and_nothing_is_written(
+    side: str, present: list[str], raw: Path, data_dir: Path
+) -> None:
     for name in present:
-        shutil.copy(data_dir / "MNIST" / "raw" / name, raw / name)
-    kept = {name: (raw / name).stat().st_mtime_ns for name in present}
-    prepare_files(raw.parent.parent, verify=True)
-    assert {name: (raw / name).stat().st_mtime_ns for name in present} == kept  # the user's own files are not touched
-    assert dataset_digest(raw.parent.parent) == load_data(raw.parent.parent).sha256
-    assert not (raw.parent / ".unpacking").exists()
+        content = (data_dir / "MNIST" / "raw" / name.removesuffix(".gz")).read_bytes()
+        (raw / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    before = contents(raw.parent.parent)
+    assert SIDES[side](raw.parent.parent).sha256 == load_data().sha256
+    assert contents(raw.parent.parent) == before
 
 
-def test_prepared_files_are_only_read(filled_raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filelock.FileLock", None)  # the directory may be read-only: no lock, no packed file
-    before = sorted(filled_raw.parent.rglob("*"))
-    prepare_files(filled_raw.parent.parent, verify=True)
-    assert sorted(filled_raw.parent.rglob("*")) == before
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4])
-def test_a_kill_at_any_moment_leaves_nothing_half_written(delay: float, raw: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    process = context.Process(target=prepare_at_once, args=(barrier, raw.parent.parent))
-    process.start()
-    barrier.wait(timeout=120)
-    time.sleep(delay)
-    process.kill()
-    process.join()
-    whole = {name: MNIST_SHA256[name] for name in UNPACKED_MD5 if (raw / name).exists()}
-    assert {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in whole} == whole
-    prepare_files(raw.parent.parent, verify=True)
-    load_data(raw.parent.parent)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_directory_that_is_not_there_is_not_made(side: str, tmp_path: Path) -> None:
+    SIDES[side](tmp_path / "none")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_link_is_named_not_replaced(filled_raw: Path) -> None:
     link = filled_raw / TEST_LABELS
     link.unlink()
     link.symlink_to("elsewhere")
-    with pytest.raises(InputError, match=f"{TEST_LABELS}: a link to elsewhere"):
-        prepare_files(filled_raw.parent.parent, verify=True)
+    with pytest.raises(InputError, match=f"{TEST_LABELS}: cannot be read .*No such file"):
+        read_files(filled_raw.parent.parent)
     assert link.is_symlink()
 
 
-def test_what_a_killed_process_left_behind_is_no_obstacle(raw: Path) -> None:
-    staging = raw.parent / ".unpacking"
-    staging.mkdir()
-    (staging / TRAIN_IMAGES).write_bytes(b"half a file")
-    prepare_files(raw.parent.parent, verify=True)
-    assert not staging.exists()
-
-
-def prepare_at_once(barrier: Any, data_dir: Path) -> None:
-    barrier.wait(timeout=120)
-    prepare_files(data_dir, verify=True)
-
-
-def test_processes_that_start_at_once_do_not_disturb_one_another(raw: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    arguments = (context.Barrier(3), raw.parent.parent)
-    processes = [context.Process(target=prepare_at_once, args=arguments) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    load_data(raw.parent.parent)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_file_in_place_of_the_directory_is_named(side: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"--data_dir {tmp_path / 'file'}"):
+        SIDES[side](tmp_path / "file")
 
 
 def idx(magic: int, *lengths: int, body: bytes | None = None) -> bytes:
@@ -203,7 +165,7 @@ def test_a_damaged_file_is_named(damage: str, side: str, verify: bool, filled_ra
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("name", UNPACKED_MD5)
+@pytest.mark.parametrize("name", MD5)
 def test_another_data_set_needs_verify_data_false(name: str, side: str, filled_raw: Path) -> None:
     change_a_byte(name)(filled_raw)
     with pytest.raises(InputError, match=rf"{name}: .*verify_data false"):
@@ -234,7 +196,6 @@ def test_a_packed_file_that_unpacks_to_far_too_much_is_not_unpacked(
     (filled_raw / f"{TEST_IMAGES}.gz").write_bytes(gzip.compress(idx(2051, 10_000, 28, 28) + bytes(60_000_000)))
     with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz: .*more than 50,000,000 bytes"):
         SIDES[side](filled_raw.parent.parent, False)
-    assert not (filled_raw.parent / ".unpacking").exists()
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -245,8 +206,7 @@ def test_a_torn_packed_file_is_named_and_leaves_nothing(torn: bytes, verify: boo
     packed.write_bytes(torn)
     with pytest.raises(InputError, match=TRAIN_IMAGES):
         SIDES[side](raw.parent.parent, verify)
-    assert not (raw / TRAIN_IMAGES).exists()
-    assert not (raw.parent / ".unpacking").exists()
+    assert list(raw.iterdir()) == [packed]
     assert packed.read_bytes() == torn
 
 
@@ -257,8 +217,12 @@ def test_a_torn_packed_file_is_named_and_leaves_nothing(torn: bytes, verify: boo
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_devices_together_see_each_batch_of_one_device(count: int, batch_size: int, world_size: int) -> None:
     indices = np.arange(5000, 5000 + count)
-    alone = Batches(indices, batch_size, shuffle=True)
-    shares = [Batches(indices, batch_size, rank, world_size, shuffle=True) for rank in range(world_size)]
+
+    def order(epoch: int) -> list[np.ndarray]:
+        return cut(np.random.default_rng(epoch).permutation(indices), batch_size)
+
+    alone = Batches(order)
+    shares = [Batches(order, rank, world_size) for rank in range(world_size)]
     together = list(zip(*shares, strict=True))
     assert len(together) == len(alone) == -(-count // batch_size)
     for batch, parts in zip(alone, together, strict=True):
@@ -278,26 +242,40 @@ def test_images_go_to_a_gpu_only_if_they_take_at_most_half_of_its_memory(monkeyp
 
 
 def test_indices_are_made_where_the_images_are() -> None:
-    batches = Batches(np.arange(10), 3)
-    batches.device = torch.device("meta")
+    batches = Batches(lambda epoch: cut(np.arange(10), 3), device=torch.device("meta"))
     assert [batch.device.type for batch in batches] == ["meta"] * 4
 
 
-def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
+def test_the_order_is_a_pure_function_of_seed_and_epoch(data_dir: Path) -> None:
     def order(seed: int, epoch: int) -> bytes:
-        batches = Batches(np.arange(1000), 100, shuffle=True, seed=seed)
-        batches.set_epoch(epoch)
-        return torch.cat(list(batches)).numpy().tobytes()
+        data = MNISTDataModule(data_dir, validation_images=59_000, seed=seed)
+        data.setup()
+        return np.concatenate(data.train_order(epoch)).tobytes()
 
-    orders = {(seed, epoch): order(seed, epoch) for seed in range(5) for epoch in range(5)}
-    assert len(set(orders.values())) == 25
+    orders = {(seed, epoch): order(seed, epoch) for seed in range(3) for epoch in range(3)}
+    assert len(set(orders.values())) == 9
     torch.manual_seed(123)
     np.random.seed(123)  # noqa: NPY002  # what a user might do meanwhile
-    assert order(3, 4) == orders[3, 4]
+    assert order(1, 2) == orders[1, 2]
+
+
+def test_lightning_tells_the_batches_which_epoch_it_is() -> None:
+    seen = Batches(lambda epoch: [np.array([epoch])])
+    seen.set_epoch(7)
+    assert [batch.tolist() for batch in seen] == [[7]]
+
+
+def test_an_order_that_is_given_is_the_one_that_is_trained_on(data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir, order=lambda epoch: [np.array([3, 1]), np.array([4])])
+    data.setup()
+    assert [batch[1].tolist() for batch in data.train_dataloader()] == [
+        data.train.tensors[1][[3, 1]].tolist(),
+        data.train.tensors[1][[4]].tolist(),
+    ]
 
 
 def test_each_epoch_of_a_training_has_its_own_order_and_every_image_once(data_dir: Path) -> None:
-    class Record(L.Callback):
+    class Seen(L.Callback):
         def __init__(self) -> None:
             self.epochs: list[list[torch.Tensor]] = []
 
@@ -307,24 +285,15 @@ def test_each_epoch_of_a_training_has_its_own_order_and_every_image_once(data_di
         def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: list, _: int) -> None:
             self.epochs[-1].append(batch[0].sum(dim=(1, 2, 3)))
 
-    record = Record()
+    seen = Seen()
     data = MNISTDataModule(data_dir, batch_size=300, validation_images=58_000)
-    make_trainer(record, max_epochs=2, limit_val_batches=0).fit(LitMNIST(), data)
-    first, second = (torch.cat(sums) for sums in record.epochs)
-    assert [len(batch) for batch in record.epochs[0]] == [300] * 6 + [200]
+    make_trainer(seen, max_epochs=2, limit_val_batches=0).fit(LitMNIST(), data)
+    first, second = (torch.cat(sums) for sums in seen.epochs)
+    assert [len(batch) for batch in seen.epochs[0]] == [300] * 6 + [200]
     assert not torch.equal(first, second)
     expected = scale_pixels(data.train.tensors[0][data.train_indices], torch.float32).sum(dim=(1, 2, 3))
     for epoch in (first, second):
         torch.testing.assert_close(epoch.sort().values, expected.sort().values)
-
-
-def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(keras_facts: Arrays) -> None:
-    theirs = keras_facts
-    for order in (*theirs["order"], *theirs["order_with_a_global_seed"]):
-        assert sorted(order) == list(range(1_050))
-    assert len({order.tobytes() for order in theirs["order"]}) == 10
-    # What keeps keras_ref.train from calling keras.utils.set_random_seed; it may once this fails.
-    assert len({order.tobytes() for order in theirs["order_with_a_global_seed"]}) == 1
 
 
 def test_held_out_images_are_stratified_and_not_trained_on(data_dir: Path) -> None:

@@ -14,10 +14,9 @@ from rich.console import Console
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.module import Averages
 from lit_mnist.runs.progress import EpochResults
-from lit_mnist.train import predict_test_images
 
 
-class RecordBatches(L.Callback):
+class Batches(L.Callback):
     """Keep the loss of every training batch and its size."""
 
     def __init__(self) -> None:
@@ -36,16 +35,16 @@ class RecordBatches(L.Callback):
 def test_an_epochs_loss_is_the_average_over_images_with_a_ragged_last_batch(
     precision: str, tolerance: float, data_dir: Path
 ) -> None:
-    record = RecordBatches()
+    seen = Batches()
     data = MNISTDataModule(data_dir, batch_size=300, validation_images=58_000)
-    trainer = make_trainer(record, max_epochs=1, precision=precision, limit_val_batches=0)
+    trainer = make_trainer(seen, max_epochs=1, precision=precision, limit_val_batches=0)
     trainer.fit(LitMNIST(learning_rate=0.01), data)
 
-    assert record.sizes == [300] * 6 + [200]
+    assert seen.sizes == [300] * 6 + [200]
     ours = trainer.callback_metrics["train_loss"].item()
-    expected = np.average(record.losses, weights=record.sizes)
+    expected = np.average(seen.losses, weights=seen.sizes)
     assert ours == pytest.approx(expected, rel=tolerance)
-    assert np.mean(record.losses) != pytest.approx(expected, rel=1e-4)  # what an average of averages would give
+    assert np.mean(seen.losses) != pytest.approx(expected, rel=1e-4)  # what an average of averages would give
 
 
 def test_validation_and_test_results_are_those_of_all_images_at_once(data_dir: Path) -> None:
@@ -66,14 +65,14 @@ def test_validation_and_test_results_are_those_of_all_images_at_once(data_dir: P
 
 def test_predictions_cover_the_test_images_in_their_order(data_dir: Path) -> None:
     module, data = LitMNIST(), MNISTDataModule(data_dir)
-    probabilities = predict_test_images(make_trainer(), module, data)
+    probabilities = data.gather(make_trainer().predict(module, data))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(probabilities), module(data.test.tensors[0] / 255))
 
 
 def test_metrics_are_on_disk_after_every_epoch(tmp_path: Path, data_dir: Path) -> None:
     data = MNISTDataModule(data_dir, validation_images=59_000)
-    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path), max_epochs=2)
+    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path, {}), max_epochs=2)
     trainer.fit(LitMNIST(), data)
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert header == "epoch,train_loss,train_accuracy,val_loss,val_accuracy"

@@ -6,7 +6,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import Flags, Process, results
+from commands import Flags, Training
+from conftest import results
 
 from lit_mnist import LitMNIST, MNISTDataModule
 
@@ -38,7 +39,7 @@ def test_gpus_train_as_a_cpu_does(devices: int, tmp_path: Path, data_dir: Path) 
     flags: Flags = {"precision": "64-true", "max_epochs": 2, "limit_train_batches": 12, "data_dir": data_dir}
     flags |= {"output_dir": tmp_path}
     for name, more in (("cpu", {}), ("gpu", {"devices": devices})):
-        process = Process(flags | {"accelerator": name, "run_name": name} | more)
+        process = Training(flags | {"accelerator": name, "run_name": name} | more)
         assert process.finish() == (0, "")
     assert results(tmp_path / "gpu") == pytest.approx(results(tmp_path / "cpu"), rel=1e-9)
 
@@ -46,7 +47,6 @@ def test_gpus_train_as_a_cpu_does(devices: int, tmp_path: Path, data_dir: Path) 
 def test_the_images_are_in_its_memory(data_dir: Path) -> None:
     data = MNISTDataModule(data_dir)
     data.trainer = make_gpu_trainer()
-    data.prepare_data()
     data.setup()
     for loader in (data.train_dataloader(), data.test_dataloader()):
         assert all(tensor.is_cuda for tensor in next(iter(loader)))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.directory import create_run_directory, plan_run_directory, write_file
+from lit_mnist.runs.directory import create_run_directory, plan_run_directory
+from lit_mnist.runs.files import write_file
 
 
 @pytest.mark.parametrize("fails", ["os.fsync", "pathlib.Path.replace"])
