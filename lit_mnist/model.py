@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+INPUT_SHAPE = (1, 28, 28)  # of an image: C, H, W
+
 
 class MNISTClassifier(nn.Module):
     """Classify 28 x 28 grey images of digits.

@@ -29,7 +29,6 @@ class LitMNIST(L.LightningModule):
         self.model = MNISTClassifier().to(memory_format=torch.channels_last)
         self.train_averages = Averages()
         self.evaluation_averages = Averages()
-        self.example_input_array = torch.zeros(1, 1, 28, 28)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class probabilities of images in [0, 1]: [N, 1, 28, 28] to [N, 10]."""

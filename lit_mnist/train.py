@@ -28,9 +28,11 @@ from lit_mnist.runs.files import versions
 from lit_mnist.runs.processes import (
     check_environment,
     check_processes,
+    exit_with_parent,
     run_on_devices,
     started_by_agent,
     started_by_us,
+    tell_parent,
 )
 from lit_mnist.runs.signals import SignalHandler
 
@@ -183,6 +185,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
     Raises:
         InputError: a wrong value or file.
     """
+    exit_with_parent()
     check_environment()
     resume = flags["resume"]
     if resume is None:
@@ -231,6 +234,7 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ becomes an exception, too
     import lightning as L
 
+    from lit_mnist.model import INPUT_SHAPE
     from lit_mnist.module import LitMNIST
     from lit_mnist.runs.checkpoints import Checkpoints, SettledBuckets
     from lit_mnist.runs.progress import EpochResults, ProgressBar, make_console, silence_lightning
@@ -248,7 +252,7 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
         plan.settings,
         plan.resume_line,
     )
-    callbacks: list[L.Callback] = [results, checkpoints, SettledBuckets()]
+    callbacks: list[L.Callback] = [results, checkpoints, SettledBuckets(INPUT_SHAPE)]
     if console.is_terminal:
         callbacks.append(ProgressBar(module.train_averages.means))
     trainer = make_trainer(
@@ -270,10 +274,11 @@ def train_on_all_devices(plan: Plan) -> dict[str, Any]:
 
 def announce(plan: Plan, parts: Parts) -> None:
     """Show the model, where it resumes and what it waits for."""
+    from lit_mnist.model import INPUT_SHAPE
     from lit_mnist.runs.progress import layer_table
 
     console = parts.results.console
-    console.print(layer_table(parts.module))
+    console.print(layer_table(parts.module, INPUT_SHAPE))
     if plan.checkpoint is not None:
         step = int(plan.checkpoint.stem.partition("=")[2] or 0)
         line = f"Resumes after step {step:,}, from {plan.checkpoint}"
@@ -332,4 +337,4 @@ def write(plan: Plan, parts: Parts, summary: Mapping[str, Any], probabilities: "
 
 
 if __name__ == "__main__":
-    run(train, prog="python -m lit_mnist.train")
+    run(train, prog="python -m lit_mnist.train", tell_parent=tell_parent)

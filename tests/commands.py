@@ -80,6 +80,7 @@ def run_module(arguments: list[str], cwd: Path | None, environment: dict[str, st
         os.dup2(os.open(file, os.O_WRONLY), descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     os.environ |= environment
+    tempfile.tempdir = None  # looked up once, by the server
     if cwd is not None:
         os.chdir(cwd)
         sys.path.insert(0, str(cwd))

@@ -8,12 +8,14 @@ import signal
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import commands
 import lightning as L
 import pytest
 import torch
 from commands import Finished
+from xdist.scheduler import LoadScopeScheduling
 
 from keras_ref.parity.sides import Sides
 from lit_mnist.mnist_files import MD5
@@ -42,11 +44,20 @@ def make_trainer(*callbacks: L.Callback, **flags: object) -> L.Trainer:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that ask Keras run in one process of pytest, one after the other: both sides are started once."""
-    for item in items:
-        if "sides" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("sides"))
+class ByFile(LoadScopeScheduling):
+    """Give all tests of a file to one process; those of both sides to the same one, so that they start once.
+
+    Not xdist's groups: they do nothing under pytest 9.2 (pytest-xdist#1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "sides" if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""The README's commands are ones that can be copied and run."""
+"""The commands of the README and of docs/ can be copied and run; their tables say what files say."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,18 +10,23 @@ import yaml
 from conftest import Command
 
 from keras_ref.parity.pitfalls import PITFALLS
-from keras_ref.parity.recorded import accuracy_lost
+from keras_ref.parity.recorded import accuracy_lost, recorded
+from keras_ref.parity.rungs import LIST
 from lit_mnist.data import MNISTDataModule
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PITFALLS_PAGE = (ROOT / "docs" / "pitfalls.md").read_text()
 SHELL_LINES = [
     line
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for text in PAGES.values()
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line and not line.startswith("#")
 ]
 OUR_COMMANDS = sorted({part.strip() for line in SHELL_LINES for part in line.split("&&") if "python -m " in part})
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PYTHON_BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
 def test_the_two_lines_of_the_front_door_are_there() -> None:
@@ -29,7 +35,7 @@ def test_the_two_lines_of_the_front_door_are_there() -> None:
 
 
 @pytest.mark.parametrize("line", OUR_COMMANDS)
-def test_every_command_of_the_readme_is_accepted(line: str, command: Command, tmp_path: Path, data_dir: Path) -> None:
+def test_every_command_of_the_pages_is_accepted(line: str, command: Command, tmp_path: Path, data_dir: Path) -> None:
     """The number of devices divides the batch, too."""
     words = shlex.split(line.replace("$resume", ""))
     arguments = words[words.index("python") + 1 :]
@@ -48,21 +54,45 @@ def test_every_command_of_the_readme_is_accepted(line: str, command: Command, tm
 
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS)
-def test_every_python_example_of_the_readme_runs(code: str, command: Command, tmp_path: Path) -> None:
+def test_every_python_example_of_the_pages_runs(code: str, command: Command, tmp_path: Path) -> None:
     finished = command("-c", code, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 
-def test_every_file_that_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (Path(__file__).parent.parent / link).exists(), link
+def test_every_file_that_a_page_links_to_exists() -> None:
+    for path, text in PAGES.items():
+        links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
+        assert links
+        for link in links:
+            assert (path.parent / link).exists(), link
+
+
+def test_the_front_door_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_table_of_results_says_what_was_recorded() -> None:
+    keras, port = recorded()["keras"], recorded()["port"]
+    for seed in range(3):
+        results = (side[name][seed] for side in (port, keras) for name in ("test_accuracy", "test_loss"))
+        assert f"| {seed} | {' | '.join(f'{result:.4f}' for result in results)} |" in README
+
+
+def test_the_table_of_rungs_says_what_the_full_run_found() -> None:
+    full_run = json.loads((ROOT / "keras_ref" / "parity" / "parity.json").read_text())
+    assert full_run["steps"] == 6_000
+    assert full_run["holds"]
+    assert {rung["number"] for rung in full_run["rungs"]} == {rung.number for rung in LIST}
+    for rung in LIST:
+        figures = {one["dtype"]: one["figure"] for one in full_run["rungs"] if one["number"] == rung.number}
+        cells = [str(rung.number), rung.name, rung.compared, figures.get("float64", ""), figures.get("float32", "")]
+        assert f"| {' | '.join(cells)} |".replace("|  |", "|  |") in README, cells
 
 
 def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
     for name, pitfall in PITFALLS.items():
-        (row,) = (line for line in README.splitlines() if line.startswith(f"| {pitfall.rung} | {pitfall.mistake} |"))
+        start = f"| {pitfall.rung} | {pitfall.mistake} |"
+        (row,) = (line for line in PITFALLS_PAGE.splitlines() if line.startswith(start))
         lost = accuracy_lost(name)
         assert (lost is None) == (pitfall.rung > 11)  # mistakes of several devices or of resuming
         lost = "" if lost is None else f"{round(100 * lost, 2) + 0.0:.2f}"

@@ -85,7 +85,7 @@ def parity(
         for result in climb_with_mutants(sides, {*USUAL, *numbers}) if mutants else ():
             results.append(result)
             display.print(mutant_line(result))
-        all_steps = int(sides.facts()[1]["steps"])
+        all_steps = int(sides.facts()[1]["steps"]) if any("long" in one.rung.trainings for one in verdicts) else 0
         text = conclusion(verdicts, results, candidate, steps, all_steps)
         console.print(table(verdicts))
         display.print(text)

@@ -105,7 +105,7 @@ def conclusion(
         mutants: where the wrong ports were stopped, if they were run.
         candidate: name of the port.
         steps: that were run of the documented training.
-        all_steps: that it has.
+        all_steps: that it has; 0 if it was not looked at.
     """
     lines = []
     last = verdicts[-1]

@@ -115,16 +115,21 @@ class SettledBuckets(L.Callback):
     """Let a resumed training on several devices add up gradients in the same order as one that never stopped.
 
     After its first step, DDP puts the gradients into its buckets in another order; with more than two devices the place
-    in the bucket decides in which order they are added up. A resumed run has that step behind it. The module needs an
-    `example_input_array`.
+    in the bucket decides in which order they are added up. A resumed run has that step behind it.
+
+    Args:
+        input_shape: of what the module takes, without the batch.
     """
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        self.input_shape = input_shape
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 2 and trainer.global_step > 0:
-            example = pl_module.example_input_array
-            assert isinstance(example, torch.Tensor)
             assert trainer.model is not None
-            trainer.model(example.to(pl_module.device, pl_module.dtype)).sum().backward()  # type: ignore[arg-type]
+            assert isinstance(pl_module.dtype, torch.dtype)
+            inputs = torch.zeros(1, *self.input_shape, dtype=pl_module.dtype, device=pl_module.device)
+            trainer.model(inputs).sum().backward()
             pl_module.zero_grad()
 
 

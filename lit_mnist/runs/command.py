@@ -16,7 +16,6 @@ from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.processes import exit_with_parent, tell_parent
 from lit_mnist.runs.signals import SignalHandler, StoppedError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class OneLineErrorParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {line} (--help lists all flags)\n")
 
 
-def run(function: Callable[..., Any], prog: str) -> None:
+def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exception], bool] = lambda _: False) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
     SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
@@ -50,9 +49,9 @@ def run(function: Callable[..., Any], prog: str) -> None:
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
         prog: how the command is called, as in "python -m lit_mnist.train".
+        tell_parent: is given what goes wrong; returns whether somebody else tells the user.
     """
     _ignore_environment()
-    exit_with_parent()
     atexit.register(_leave_process_group)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
@@ -69,11 +68,11 @@ def run(function: Callable[..., Any], prog: str) -> None:
                 parser_class=OneLineErrorParser,
             )
         except StoppedError as stopped:
-            _exit(stopped, stopped.exit_code, str(stopped))
+            _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
         except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
-            _exit(error, 2, f"{prog}: error: {error}\n")
+            _exit(2, "" if tell_parent(error) else f"{prog}: error: {error}\n")
         except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
-            _exit(error, 1, f"{prog}: error: {error}\n")
+            _exit(1, "" if tell_parent(error) else f"{prog}: error: {error}\n")
         except Exception as error:
             if tell_parent(error):
                 sys.exit(1)
@@ -82,9 +81,8 @@ def run(function: Callable[..., Any], prog: str) -> None:
         sys.exit(result)
 
 
-def _exit(error: Exception, code: int, text: str) -> NoReturn:
-    if not tell_parent(error):
-        sys.stderr.write(text)
+def _exit(code: int, text: str) -> NoReturn:
+    sys.stderr.write(text)
     sys.exit(code)
 
 

@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.files import write_file
-from lit_mnist.runs.processes import may_be_first_process
 
 TAKEN = "exists already; choose another --run_name or --output_dir (lit_mnist.train resumes with --resume last)"
 
@@ -47,6 +46,12 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
     return run_directory
+
+
+def may_be_first_process() -> bool:
+    """Say whether this may be the first process of several, which alone writes; Lightning's Trainer knows for sure."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
 def find_run_directory(output_dir: str | Path, run_name: str | None, resume: str) -> Path:

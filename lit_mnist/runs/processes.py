@@ -109,12 +109,6 @@ def started_by_agent() -> bool:
     return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
 
-def may_be_first_process() -> bool:
-    """Say whether this may be the first process of several, which alone writes; Lightning's Trainer knows for sure."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
-
-
 def exit_with_parent() -> None:
     """See to it that a process of several does not outlive the one that started it, which can be killed."""
     parent = os.getppid()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich import get_console
@@ -126,9 +127,11 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
 
 
-def layer_table(module: L.LightningModule) -> Table:
-    """List the layers of a module with an `example_input_array`: name, output shape of one input, parameters."""
+def layer_table(module: L.LightningModule, input_shape: tuple[int, ...]) -> Table:
+    """List the layers of a module: name, output shape without the batch, number of parameters."""
+    module.example_input_array = torch.zeros(1, *input_shape)
     summary = ModelSummary(module, max_depth=-1)
+    module.example_input_array = None
     names = summary.layer_names
     table = Table("layer", "output shape (C, H, W)", title_justify="left")
     table.add_column("parameters", justify="right")

@@ -6,7 +6,8 @@ from jsonargparse.typing import PositiveInt
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Devices, run
-from lit_mnist.runs.processes import may_be_first_process, run_on_devices, started_by_us
+from lit_mnist.runs.directory import may_be_first_process
+from lit_mnist.runs.processes import exit_with_parent, run_on_devices, started_by_us, tell_parent
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
 
@@ -46,6 +47,7 @@ def trace(
 
     from lit_mnist.trace.training import trace_training
 
+    exit_with_parent()
     file = Path(checkpoint) if checkpoint else None
     arrays = trace_training(given, candidate, devices=devices, checkpoint=file, kill_after=kill_after)
     if may_be_first_process():
@@ -54,4 +56,4 @@ def trace(
 
 
 if __name__ == "__main__":
-    run(trace, prog="python -m lit_mnist.trace")
+    run(trace, prog="python -m lit_mnist.trace", tell_parent=tell_parent)

@@ -33,7 +33,7 @@ class Candidate:
       `test_step`, `test_loss` and `test_accuracy` with it (without, rung 10 does not look at them): as tensors in the
       dtype of the training, since Lightning rounds numbers to 32 bits; for rung 12 with `sync_dist=True`; for rung 13
       as averages of the whole epoch, of which a checkpoint holds the sums so far (`LitMNIST` saves its own: `self.log`
-      alone begins anew), and with an `example_input_array`.
+      alone begins anew).
     - `configure_optimizers` returns an optimizer that keeps `exp_avg` and `exp_avg_sq`, as torch's Adam does.
 
     Args:

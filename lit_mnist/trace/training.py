@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import InputError
+from lit_mnist.model import INPUT_SHAPE
 from lit_mnist.runs.checkpoints import SettledBuckets
 from lit_mnist.runs.files import versions
 from lit_mnist.runs.progress import silence_lightning
@@ -64,7 +65,7 @@ def trace_training(
         raise InputError(f"{earlier}: not a checkpoint; name one that --kill_after has left, or remove it")
 
     trace = StepTrace(given, candidate, checkpoint, kill_after)
-    trainer = make_trainer(given.epochs, given.dtype, [trace, SettledBuckets()], progress, devices)
+    trainer = make_trainer(given.epochs, given.dtype, [trace, SettledBuckets(INPUT_SHAPE)], progress, devices)
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
     trainer.fit(candidate.module, data, ckpt_path=earlier, weights_only=False)
     return {

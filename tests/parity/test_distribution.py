@@ -69,6 +69,7 @@ def test_the_recorded_runs_are_at_least_20_of_keras_and_as_many_of_the_port() ->
     assert holds(recorded()["port"], recorded()["keras"]) == [True, True]
 
 
+@pytest.mark.slow
 def test_the_results_recorded_of_the_port_are_those_of_its_command(
     tmp_path: Path, data_dir: Path, command: Command
 ) -> None:

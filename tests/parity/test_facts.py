@@ -1,5 +1,7 @@
 """What both sides are before they train: the same data, layers and start weights; and how Keras orders images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ import torch
 from keras_ref.parity.samples import kolmogorov_smirnov
 from keras_ref.parity.sides import SEEDS
 from keras_ref.parity.tolerances import KOLMOGOROV_SMIRNOV
+from keras_ref.trace.trainings import training
 from lit_mnist.data import one_hot, scale_pixels
+from lit_mnist.errors import InputError
+from lit_mnist.layout import WEIGHTS
 from lit_mnist.mnist_files import read_files
 from lit_mnist.trace.files import Arrays, digest
 
@@ -52,3 +57,8 @@ def test_keras_too_has_another_order_in_each_epoch_unless_tensorflow_is_seeded(k
     assert len({order.tobytes() for order in theirs["order"]}) == 10
     # What keeps keras_ref.train from calling keras.utils.set_random_seed; it may once this fails.
     assert len({order.tobytes() for order in theirs["order_with_a_global_seed"]}) == 1
+
+
+def test_a_number_of_steps_that_is_no_whole_epoch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--steps 700: expected at most 600, or whole epochs"):
+        training("long", "float64", 0, 700, "data", tmp_path, WEIGHTS)

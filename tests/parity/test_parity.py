@@ -1,13 +1,13 @@
 """The parity ladder: the port climbs it, and every mutant is stopped at the rung that was predicted for it."""
 
 import multiprocessing
-import os
 import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import impostors
 import numpy as np
 import pytest
 import torch
@@ -15,7 +15,7 @@ from commands import Forked, is_running
 from conftest import Command
 
 from keras_ref.parity import checks, processes
-from keras_ref.parity.pitfalls import PITFALLS, climb_with_mutant
+from keras_ref.parity.pitfalls import PITFALLS, climb_with_mutant, result_of
 from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
 from keras_ref.parity.samples import drawn_again, glorot_bound
 from keras_ref.parity.sides import Sides
@@ -24,7 +24,7 @@ from keras_ref.trace.trainings import glorot_uniform
 from lit_mnist import LitMNIST, MNISTDataModule, mutants
 from lit_mnist.errors import InputError
 from lit_mnist.layout import WEIGHTS
-from lit_mnist.mutants import CORRECT, FlattensAsKeras
+from lit_mnist.mutants import CORRECT
 from lit_mnist.trace import requests
 from lit_mnist.trace.candidate import Candidate
 from lit_mnist.trace.files import Arrays, TraceInputs, write_arrays
@@ -42,10 +42,7 @@ def climb_to_the_end(sides: Sides) -> list[Verdict]:
 
 @pytest.mark.parametrize(
     "candidate",
-    [
-        candidate if candidate in (LitMNIST, FlattensAsKeras) else pytest.param(candidate, marks=pytest.mark.slow)
-        for candidate in CORRECT
-    ],
+    [candidate if candidate is LitMNIST else pytest.param(candidate, marks=pytest.mark.slow) for candidate in CORRECT],
     ids=lambda candidate: candidate.__name__,
 )
 def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], sides: Sides) -> None:
@@ -54,18 +51,16 @@ def test_a_correct_port_climbs_to_the_top(candidate: type[LitMNIST], sides: Side
     assert all(verdict.comparisons for verdict in verdicts)
 
 
-SLOW = ("Epsilon1e8", "ExactBetas", "GradientClipping", "WeightDecay", "AnotherLearningRate", "LearningRateDecay")
+@pytest.mark.parametrize("rung", USUAL)
+def test_each_rung_stops_a_mutant(rung: int, sides: Sides) -> None:
+    name = next(name for name, pitfall in PITFALLS.items() if pitfall.rung == rung)
+    result = result_of(name, climb(sides.of(f"lit_mnist.mutants:{name}"), [rung], "float64"))
+    assert result.as_predicted, result
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name, pitfall in PITFALLS.items()
-        if pitfall.rung < 11
-    ],
-)
-def test_every_mutant_is_stopped_at_its_rung(name: str, sides: Sides) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung in USUAL])
+def test_every_mutant_is_stopped_first_at_its_rung(name: str, sides: Sides) -> None:
     result = climb_with_mutant(sides, name)
     assert result.as_predicted, result
 
@@ -77,14 +72,8 @@ def test_neither_several_devices_nor_a_crash_change_the_training(rung: int, side
     assert verdict.holds, verdict.shown
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "AveragesForgotten" else pytest.param(name, marks=pytest.mark.slow)
-        for name, pitfall in PITFALLS.items()
-        if pitfall.rung > 11
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung > 11])
 def test_what_changes_it_is_noticed(name: str, sides: Sides) -> None:
     result = climb_with_mutant(sides, name)
     assert result.as_predicted, result
@@ -196,13 +185,18 @@ def test_the_largest_difference_is_named_by_its_place() -> None:
         (".relative:Port", "--candidate .relative:Port"),
     ],
 )
-def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(
-    candidate: str, says: str, command: Command, data_dir: Path
-) -> None:
-    finished = command("-m", "keras_ref.parity", "--candidate", candidate, "--data_dir", data_dir)
+def test_a_candidate_that_is_none_is_refused(candidate: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as error:
+        Candidate(candidate)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(command: Command) -> None:
+    finished = command("-m", "keras_ref.parity", "--candidate", "no_such_module:Port")
     assert finished.returncode == 2
     (line,) = finished.stderr.splitlines()
-    assert says in line
+    assert "--candidate no_such_module:Port" in line
 
 
 @pytest.mark.parametrize(
@@ -225,56 +219,28 @@ def test_a_trace_that_cannot_be_made_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-def another_training(module: str, connection: Any, log: str) -> None:
-    _, _, output = connection.recv()
-    write_arrays(Path(output), {"run_id": np.asarray("xyz"), "loss": np.zeros(3)})
-    connection.send(None)
-
-
-def torn(module: str, connection: Any, log: str) -> None:
-    _, _, output = connection.recv()
-    Path(output).write_bytes(b"PK")
-    connection.send(None)
-
-
-def killed(module: str, connection: Any, log: str) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def failing(module: str, connection: Any, log: str) -> None:
-    Path(log).write_text("RuntimeError: no such layer")
-    raise SystemExit(1)
-
-
-def silent(module: str, connection: Any, log: str) -> None:
-    pass
-
-
-def stuck(module: str, connection: Any, log: str) -> None:
-    time.sleep(600)
-
-
 @pytest.mark.parametrize(
     ("instead", "says"),
     [
-        (another_training, "trace of another training"),
-        (torn, "cannot be read"),
-        (killed, "ended with code -9"),
-        (failing, "ended with code 1: RuntimeError: no such layer"),
-        (silent, "ended with code 0: it said nothing"),
-        (stuck, "nothing heard for 5 s"),
+        (impostors.another_training, "trace of another training"),
+        (impostors.torn, "cannot be read"),
+        (impostors.killed, "ended with code -9"),
+        (impostors.failing, "ended with code 1: RuntimeError: no such layer"),
+        (impostors.silent, "ended with code 0: it said nothing"),
+        (impostors.stuck, "nothing heard for 2 s"),
     ],
 )
 def test_a_process_that_fails_is_an_error_not_a_verdict(
     instead: Any, says: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "answer", instead)
-    monkeypatch.setattr(processes, "SILENCE", 5)
+    monkeypatch.setattr(processes, "SILENCE", 2)
+    before = set(multiprocessing.active_children())
     weights = glorot_uniform(np.random.default_rng(0), "float32", WEIGHTS)
     inputs = TraceInputs("", "float32", weights, np.zeros((2, 3), np.int64), 0.001, 1, np.array([0]))
     with Sides("lit_mnist:LitMNIST", tmp_path, str(data_dir)) as sides, pytest.raises(InputError, match=says):
         sides.traces(inputs)
-    assert not multiprocessing.active_children()  # nobody stays behind
+    assert set(multiprocessing.active_children()) <= before  # nobody stays behind
 
 
 class Views(LitMNIST):
@@ -335,17 +301,22 @@ def test_inputs_that_cannot_be_trained_on_are_named(change: dict[str, Any], says
         TraceInputs.read(tmp_path / "in.npz")
 
 
-def test_the_command_exits_with_0_1_and_tells_where_to_look(command: Command, data_dir: Path) -> None:
-    flags = ["--data_dir", data_dir, "--dtype", "float64", "--steps", 10]
-    holds = command("-m", "keras_ref.parity", *flags, "--rungs", "[2,8]")
-    assert (holds.returncode, holds.stderr) == (0, "")
-    assert "was not run" in holds.stdout  # rung 11
-    fails = command(
-        "-m", "keras_ref.parity", *flags, "--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat",
-    )  # fmt: skip
-    assert (fails.returncode, fails.stderr) == (1, "")
-    assert "rung 8 (optimizer, float64)" in fails.stdout
-    assert "epsilon" in fails.stdout
+FLAGS = ["--dtype", "float64", "--steps", 10]
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_0_if_all_holds(command: Command) -> None:
+    finished = command("-m", "keras_ref.parity", *FLAGS, "--rungs", "[2,8]")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "Rung 11 (distribution) was not run" in finished.stdout
+
+
+def test_the_command_exits_with_1_and_says_where_to_look(command: Command) -> None:
+    flags = ["--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat"]
+    finished = command("-m", "keras_ref.parity", *FLAGS, *flags)
+    assert (finished.returncode, finished.stderr) == (1, "")
+    assert "rung 8 (optimizer, float64)" in finished.stdout
+    assert "epsilon" in finished.stdout
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -18,7 +18,7 @@ from keras_ref.parity.display import conclusion, in_words, table
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.recorded import recorded
 from keras_ref.parity.report import gather, write_report
-from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
+from keras_ref.parity.rungs import RUNGS, Verdict, climb
 from keras_ref.parity.sides import Sides
 
 STEPS = 60
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 def report(sides: Sides, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of all that a climb can find, with short trainings."""
     directory = tmp_path_factory.mktemp("report")
-    verdicts = list(climb(sides, USUAL))
+    verdicts = list(climb(sides, [1, 4, 9]))
     mutants = [MutantResult("NoEpsilonHat", 8, "short: after/0/weights/conv/kernel[0]", 1e-4, 1e-12)]
     text = conclusion(verdicts, mutants, CONFIG["candidate"], STEPS, 6000)
     write_report(directory, gather(CONFIG, verdicts, mutants, text, sides))
@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_loads_nothing(report: Path) -> None:
 def test_the_page_says_what_was_found(report: Path) -> None:
     found = json.loads((report / "parity.json").read_text())
     text = " ".join(re.sub(r"<[^>]+>", " ", (report / "report.html").read_text()).split())
-    assert "holds on rungs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10" in text
+    assert "holds on rungs 1, 4, 9." in text
     assert "python -m keras_ref.parity --candidate lit_mnist:LitMNIST --steps 60" in text
     for rung in found["rungs"]:
         assert rung["holds"]
@@ -186,9 +186,8 @@ def test_the_command_of_the_report_is_accepted(report: Path, command: Command) -
         (["--seeds", 1], "--seeds 1"),
         (["--rungs", "[]"], "--rungs []"),
         (["--rungs", "[2]", "--devices", "true"], "--devices True"),
-        (["--steps", 700], "--steps 700"),
         (["--report", "/proc/no/report"], "--report /proc/no/report"),
-        (["--dtype", "float16"], "--dtype"),
+        (["--dtype", "float16"], "dtype"),
     ],
 )
 def test_wrong_flags_get_one_line(flags: list[object], says: str, command: Command) -> None:

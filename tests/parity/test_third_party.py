@@ -1,5 +1,7 @@
 """Both sides against the third party in NumPy, so that a disagreement has an owner; and traces drawn at random."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import reference
@@ -60,13 +62,7 @@ def test_the_third_party_notices_a_wrong_gradient(sides: Sides) -> None:
     assert largest(ours, numpy_training(sides.inputs("cases", "float64"))) > 1e-6
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
+RANDOM = given(
     seed=st.integers(0, 2**32 - 1),
     batch_size=st.sampled_from([37, 100, 128]),
     learning_rate=st.floats(1e-5, 1e-2),
@@ -74,8 +70,28 @@ def test_the_third_party_notices_a_wrong_gradient(sides: Sides) -> None:
     images=st.integers(40, 500),
     biases=st.booleans(),
 )
-def test_any_short_training_agrees(
-    seed: int, batch_size: int, learning_rate: float, scale: float, images: int, biases: bool, sides: Sides
+
+
+def examples(count: int) -> settings:
+    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=health)
+
+
+@examples(2)
+@RANDOM
+def test_two_short_trainings_agree(sides: Sides, **drawn: Any) -> None:
+    agrees(sides, **drawn)
+
+
+@pytest.mark.slow
+@examples(12)
+@RANDOM
+def test_any_short_training_agrees(sides: Sides, **drawn: Any) -> None:
+    agrees(sides, **drawn)
+
+
+def agrees(
+    sides: Sides, seed: int, batch_size: int, learning_rate: float, scale: float, images: int, biases: bool
 ) -> None:
     """Other seeds, batch sizes (with a ragged last batch), learning rates, start weights, three epochs each."""
     rng = np.random.default_rng(seed)

@@ -155,7 +155,7 @@ def test_64_bits_are_not_rounded_on_the_way(flags: Flags, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("devices", "precision"),
     [
-        (2, "32-true"),
+        pytest.param(2, "32-true", marks=pytest.mark.slow),
         pytest.param(3, "32-true", marks=pytest.mark.slow),
         pytest.param(3, "64-true", marks=pytest.mark.slow),
     ],

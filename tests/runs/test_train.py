@@ -180,6 +180,7 @@ def test_the_port_never_imports_tensorflow_for_tensorboard_neither(
     assert list((tmp_path / "r" / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.slow
 def test_the_original_never_imports_torch(tmp_path: Path, data_dir: Path, command: Command) -> None:
     flags = ["--max_epochs", 1, "--batch_size", 10_000, "--data_dir", data_dir, "--output_dir", tmp_path]
     without_torch = forbid(tmp_path, "torch", "torchvision", "lightning")
