@@ -3,8 +3,10 @@
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from keras_ref.data import load_data, scale_pixels
@@ -55,7 +57,6 @@ def train(
     mnist = load_data(data_dir, verify_data)
 
     import_keras()
-    import keras
     from keras.utils import to_categorical
 
     from keras_ref.model import build_model
@@ -64,37 +65,16 @@ def train(
     # Not keras.utils.set_random_seed: with TensorFlow's own seed set, too, fit() repeats one order in every epoch
     # (keras 3.15.1), which is another training than the documented one, with a worse result on the test images.
     random.seed(seed)  # Keras' initialisers draw their seeds from here
-
-    train_images = scale_pixels(mnist.train_images)  # [60000, 28, 28, 1]
-    train_labels = to_categorical(mnist.train_labels, 10)  # [60000, 10]
-    test_images = scale_pixels(mnist.test_images)  # [10000, 28, 28, 1]
-    test_labels = to_categorical(mnist.test_labels, 10)  # [10000, 10]
-
     model = build_model()
     model.optimizer.learning_rate = learning_rate
     model.summary()
 
-    history: list[dict[str, float]] = []
-
-    def keep_epoch(epoch: int, logs: dict[str, float]) -> None:
-        history.append({"epoch": epoch + 1, "train_loss": logs["loss"], "train_accuracy": logs["accuracy"]})
-        write_metrics(run_directory, history)
-        # Not Keras' ModelCheckpoint: it writes in place, and takes braces in the path for its own.
-        beside = run_directory / "checkpoints" / ".part.keras"
-        model.save(beside)
-        beside.replace(beside.with_name(f"epoch={epoch + 1:02d}.keras"))
-
+    images, labels = scale_pixels(mnist.train_images), to_categorical(mnist.train_labels, 10)  # [60000, 28, 28, 1]
+    test_images = scale_pixels(mnist.test_images)  # [10000, 28, 28, 1]
     start = time.monotonic()
-    model.fit(
-        train_images,
-        train_labels,
-        epochs=max_epochs,
-        batch_size=batch_size,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep_epoch)],
-        verbose=1 if sys.stdout.isatty() else 2,  # a progress bar, or one line an epoch
-    )
+    history = fit(model, images, labels, max_epochs, batch_size, run_directory)
     train_seconds = time.monotonic() - start
-    test_loss, test_accuracy = model.evaluate(test_images, test_labels, verbose=0)
+    test_loss, test_accuracy = model.evaluate(test_images, to_categorical(mnist.test_labels, 10), verbose=0)
 
     summary = {
         "test_loss": test_loss,
@@ -113,6 +93,33 @@ def train(
     write_results(run_directory, history, summary, mnist.test_images, mnist.test_labels, probabilities)
     print(result_lines(run_directory, summary))
     return summary
+
+
+def fit(
+    model: Any, images: np.ndarray, labels: np.ndarray, epochs: int, batch_size: int, run_directory: Path
+) -> list[dict[str, float]]:
+    """Train; return a row of results an epoch, each written to the run directory with a checkpoint as it comes."""
+    import keras
+
+    history: list[dict[str, float]] = []
+
+    def keep_epoch(epoch: int, logs: dict[str, float]) -> None:
+        history.append({"epoch": epoch + 1, "train_loss": logs["loss"], "train_accuracy": logs["accuracy"]})
+        write_metrics(run_directory, history)
+        # Not Keras' ModelCheckpoint: it writes in place, and takes braces in the path for its own.
+        beside = run_directory / "checkpoints" / ".part.keras"
+        model.save(beside)
+        beside.replace(beside.with_name(f"epoch={epoch + 1:02d}.keras"))
+
+    model.fit(
+        images,
+        labels,
+        epochs=epochs,
+        batch_size=batch_size,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep_epoch)],
+        verbose=1 if sys.stdout.isatty() else 2,  # a progress bar, or one line an epoch
+    )
+    return history
 
 
 if __name__ == "__main__":

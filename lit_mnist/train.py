@@ -134,7 +134,7 @@ class Plan:
         run_directory: of the run.
         data: set up; its batches divide among the devices.
         settings: what a resumed training has to have in common with the one before, and what decides it.
-        checkpoint: to resume from, None for none.
+        checkpoint: to resume from, and its step; None for none.
     """
 
     flags: Mapping[str, Any]
@@ -143,7 +143,7 @@ class Plan:
     run_directory: Path
     data: "MNISTDataModule"
     settings: Mapping[str, Any]
-    checkpoint: Path | None
+    checkpoint: tuple[Path, int] | None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -155,10 +155,9 @@ class Plan:
     def writes(self) -> bool:
         return not self.flags["fast_dev_run"]
 
-    @property
     def resume_line(self) -> str:
-        """How to resume the run, if it leaves anything behind."""
-        if not self.writes:
+        """Return how to resume the run, once it has left anything behind."""
+        if not (self.writes and self.run_directory.exists()):
             return ""
         place = ["--output_dir", str(self.run_directory.parent), "--run_name", self.run_directory.name]
         flags = ["--config", str(self.run_directory / "config.yaml"), *place, "--resume", "last"]
@@ -280,8 +279,8 @@ def announce(plan: Plan, parts: Parts) -> None:
     console = parts.results.console
     console.print(layer_table(parts.module, INPUT_SHAPE))
     if plan.checkpoint is not None:
-        step = int(plan.checkpoint.stem.partition("=")[2] or 0)
-        line = f"Resumes after step {step:,}, from {plan.checkpoint}"
+        path, step = plan.checkpoint
+        line = f"Resumes after step {step:,}, from {path}"
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if plan.flags["num_nodes"] > 1:
         console.print(f"Waiting for the processes of all {plan.flags['num_nodes']} nodes.")
@@ -296,17 +295,16 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
     import numpy as np
 
     trainer, module, data = parts.trainer, parts.module, plan.data
+    checkpoint = plan.checkpoint and plan.checkpoint[0]
     # Lightning restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
     trainer.precision_plugin.convert_module(module)
     try:
-        trainer.fit(module, data, ckpt_path=plan.checkpoint, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if plan.checkpoint is None or parts.checkpoints.restored:
+        if checkpoint is None or parts.checkpoints.restored:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(
-            f"{plan.checkpoint}: cannot be restored ({reason}); name another, or start a new run"
-        ) from error
+        raise InputError(f"{checkpoint}: cannot be restored ({reason}); name another, or start a new run") from error
     train_seconds = parts.results.seconds()
     (tested,) = trainer.test(module, data, verbose=False)
     if not plan.writes:

@@ -32,7 +32,7 @@ class Checkpoints(Checkpoint):
         every_n_steps: 0 or None for none within an epoch.
         signals: what receives signals; the training defers them.
         settings: of the training, which a checkpoint carries along: a resumed one has to have the same.
-        resume: how to resume, to be said when a signal has come.
+        resume: returns how to resume, to be said when a signal has come.
 
     Attributes:
         restored: whether the training has begun, from a checkpoint if there was one.
@@ -44,7 +44,7 @@ class Checkpoints(Checkpoint):
         every_n_steps: int | None,
         signals: SignalHandler,
         settings: Mapping[str, Any],
-        resume: str,
+        resume: Callable[[], str],
     ) -> None:
         self.directory = directory
         self.every_n_steps = every_n_steps
@@ -77,15 +77,18 @@ class Checkpoints(Checkpoint):
         if signum or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self._save(trainer)
         if signum:
-            raise StoppedError(signum, self.resume if trainer.is_global_zero else "")
+            self._stop(trainer, signum)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
         if signum := self._signal(trainer):
-            raise StoppedError(signum, self.resume if trainer.is_global_zero else "")
+            self._stop(trainer, signum)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.undefer()
+
+    def _stop(self, trainer: L.Trainer, signum: int) -> None:
+        raise StoppedError(signum, self.resume() if trainer.is_global_zero else "")
 
     def _signal(self, trainer: L.Trainer) -> int:
         received = self.signals.received
@@ -134,38 +137,37 @@ class SettledBuckets(L.Callback):
 
 
 def choose_checkpoint(
-    resume: str, directory: Path, read: Callable[[Path], Any], passed_over_is_said: bool
-) -> Path | None:
-    """Return the checkpoint to resume from; None if the run was killed before it had written any.
+    resume: str, directory: Path, read: Callable[[Path], int], passed_over_is_said: bool
+) -> tuple[Path, int] | None:
+    """Return the checkpoint to resume from and its step; None if the run was killed before it had written any.
 
     Args:
         resume: a path, or "last" for the checkpoint with the most steps that is usable.
         directory: where to look for the last.
-        read: raises UnusableCheckpointError for one that is not.
+        read: returns the step of one, or raises UnusableCheckpointError.
         passed_over_is_said: whether to print a line on each that is passed over.
 
     Raises:
         InputError: if there are checkpoints, but none is usable, or not with these settings.
     """
     if resume != "last":
-        read(Path(resume))
-        return Path(resume)
+        return Path(resume), read(Path(resume))
     by_step = {int(path.stem[5:]): path for path in directory.glob("step=*.ckpt") if path.stem[5:].isdecimal()}
     for _, path in sorted(by_step.items(), reverse=True):
         try:
-            read(path)
+            return path, read(path)
         except UnusableCheckpointError as error:
             if passed_over_is_said:
                 print(f"Passed over {error}", file=sys.stderr)
-        else:
-            return path
     if any(not path.name.startswith(".") for path in directory.iterdir()):  # other than what a killed save leaves
         raise InputError(f"--resume last: no checkpoint in {directory} is usable; start a new run")
     return None
 
 
-def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) -> dict[str, Any]:
-    """Read a checkpoint of a training with these settings. Nothing in it is run: it is loaded as weights only.
+def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) -> int:
+    """Return the step of a checkpoint of a training with these settings, after a look at what can be compared.
+
+    Nothing in it is run: it is loaded as weights only.
 
     Args:
         path: of the file.
@@ -187,6 +189,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) ->
             raise ValueError("its settings have other names")
         if (version := checkpoint["pytorch-lightning_version"]) != L.__version__:
             raise ValueError(f"written by lightning {version}, this is {L.__version__}")
+        step = int(checkpoint["global_step"])
         epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
         differences = [
             f"{name} {_first_line(theirs[name])}, now {value}"
@@ -199,7 +202,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) ->
         raise InputError(f"{path}: trained with {'; '.join(differences)}; give the same, or start a new run")
     if epochs > max_epochs:
         raise InputError(f"--max_epochs {max_epochs}: {path} is of epoch {epochs}; give at least that")
-    return dict(checkpoint)
+    return step
 
 
 def _check_sums(path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lit_mnist.errors import InputError
@@ -21,7 +21,9 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
-def run_on_devices(command: Sequence[str], devices: int, num_nodes: int, timeout: float, resume: str) -> None:
+def run_on_devices(
+    command: Sequence[str], devices: int, num_nodes: int, timeout: float, resume: Callable[[], str] = lambda: ""
+) -> None:
     """Run `python COMMAND` once for each device, and wait until all of them have ended.
 
     On several nodes, MASTER_ADDR and MASTER_PORT say where they meet and NODE_RANK which one this is.
@@ -31,7 +33,7 @@ def run_on_devices(command: Sequence[str], devices: int, num_nodes: int, timeout
         devices: number of processes on this node.
         num_nodes: number of nodes.
         timeout: seconds that the nodes wait for one another.
-        resume: how to resume, for the end of each message.
+        resume: returns how to resume, for the end of each message.
 
     Raises:
         InputError: if a process says so, or it is not known where the nodes meet.
@@ -68,9 +70,9 @@ def run_on_devices(command: Sequence[str], devices: int, num_nodes: int, timeout
             )
             elastic_launch(config, sys.executable)(*command)
     except SignalException as error:
-        raise StoppedError(error.sigval, resume) from None
+        raise StoppedError(error.sigval, resume()) from None
     except ChildFailedError as error:
-        raise _failure(error.failures, resume) from None
+        raise _failure(error.failures, resume()) from None
     except (RuntimeError, OSError) as error:  # the nodes did not meet
         reason = str(error).partition("\n")[0]
         raise ConnectionError(

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -32,10 +33,10 @@ class SignalHandler:
     job, stays so.
 
     Args:
-        last_words: what to print when the process ends.
+        last_words: returns what to print when the process ends.
     """
 
-    def __init__(self, last_words: str = "") -> None:
+    def __init__(self, last_words: Callable[[], str] = lambda: "") -> None:
         self.last_words = last_words
         self.deferred = False
         self.received = 0
@@ -72,7 +73,7 @@ class SignalHandler:
     def _end(self, signum: int) -> None:
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(1, SHOW_CURSOR)  # a progress bar has hidden it
-        os.write(2, self.last_words.encode(errors="backslashreplace"))
+        os.write(2, self.last_words().encode(errors="backslashreplace"))
         os._exit(128 + signum)
 
 

@@ -43,7 +43,7 @@ def trace(
     given = TraceInputs.read(Path(inputs))
     if devices > 1 and not started_by_us():
         command = ["-m", "lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
-        return run_on_devices(command, devices, num_nodes=1, timeout=600, resume="")
+        return run_on_devices(command, devices, num_nodes=1, timeout=600)
 
     from lit_mnist.trace.training import trace_training
 
