@@ -76,13 +76,15 @@ class LitMNIST(L.LightningModule):
         self._log_epoch("test", self.evaluation_averages)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is None:
-            return  # saved before any training
+        try:
+            trainer = self.trainer
+        except RuntimeError:
+            return  # it has none: saved before any training
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
         own = self.train_averages.sums().to(self.device)
-        rows = own.new_zeros(self.trainer.world_size, 3)
+        rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
-        checkpoint["train_averages"] = self.trainer.strategy.reduce(rows, reduce_op="sum").cpu()
+        checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "train_averages" in checkpoint:

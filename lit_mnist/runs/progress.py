@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich import get_console
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from lit_mnist.runs.directory import reopen_run_directory, write_metrics
 
@@ -93,6 +94,17 @@ class EpochResults(L.Callback):
         return "  ".join(parts)
 
 
+class EpochColumn(ProgressColumn):
+    """The number of the epoch, from 1, as Keras counts."""
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def render(self, task: Task) -> Text:
+        return Text(f"Epoch {self.trainer.current_epoch + 1:>2}/{self.trainer.max_epochs}")
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's progress bar with the running loss and accuracy of the epoch, read only now and then.
 
@@ -107,7 +119,7 @@ class ProgressBar(RichProgressBar):
         self.averages = averages
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()]
+        return [EpochColumn(trainer), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn()]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -122,9 +134,6 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         return dict(self.averages())
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1:>2}/{self.trainer.max_epochs}"  # from 1, as Keras counts
 
 
 def layer_table(module: L.LightningModule, input_shape: tuple[int, ...]) -> Table:

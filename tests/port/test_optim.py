@@ -131,3 +131,17 @@ def test_step_returns_the_loss_of_its_closure() -> None:
 def test_numbers_out_of_range_are_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Invalid"):
         KerasAdam([start(torch.float32)], **arguments)
+
+
+def test_a_step_that_overflowed_in_16_bits_is_not_counted() -> None:
+    """torch's GradScaler leaves the step out; `_step_supports_amp_scaling` is what it looks at."""
+    w = start(torch.float32)
+    optimizer, scaler = KerasAdam([w]), torch.amp.GradScaler("cpu")
+    for gradient, t in ((1.0, 1), (torch.inf, 1), (1.0, 2)):
+        scaler.scale((w * 0).sum())  # makes the scale
+        w.grad = torch.full_like(w, gradient)
+        before = w.detach().clone()
+        scaler.step(optimizer)
+        scaler.update()
+        assert optimizer.param_groups[0]["t"] == t
+        assert torch.equal(before, w) == (gradient == torch.inf)
