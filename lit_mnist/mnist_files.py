@@ -48,8 +48,11 @@ def read_files(data_dir: str | Path, verify: bool = True) -> MNISTFiles:
     Raises:
         InputError: names the first file that is missing, torn, of another shape or not MNIST's.
     """
-    if Path(data_dir).exists() and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: a file; give a directory that holds MNIST/raw, or may")
+    try:
+        if Path(data_dir).exists() and not Path(data_dir).is_dir():
+            raise InputError(f"--data_dir {data_dir}: a file; give a directory that holds MNIST/raw, or may")
+    except OSError as error:  # a name that is too long
+        raise InputError(f"--data_dir {data_dir}: {error.strerror}; give a directory") from error
     digest = hashlib.sha256()
     files_read: list[tuple[Path, Tensor]] = []
     for name, md5 in MD5.items():

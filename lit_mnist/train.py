@@ -157,8 +157,8 @@ class Plan:
 
     def resume_line(self) -> str:
         """Return how to resume the run, once it has left anything behind."""
-        if not (self.writes and self.run_directory.exists()):
-            return ""
+        if started_by_us() or not (self.writes and self.run_directory.exists()):
+            return ""  # what has started this process says it
         place = ["--output_dir", str(self.run_directory.parent), "--run_name", self.run_directory.name]
         flags = ["--config", str(self.run_directory / "config.yaml"), *place, "--resume", "last"]
         starter = "python"

@@ -17,6 +17,7 @@ from lit_mnist.errors import InputError
 from lit_mnist.runs.signals import StoppedError
 
 ROLE = "lit_mnist"  # torchrun's name for what the processes do, in ROLE_NAME: tells those that we started from others
+PARENT = "LIT_MNIST_PARENT"  # environment variable: the process that started this one
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables of each of its processes
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
@@ -54,6 +55,7 @@ def run_on_devices(
         endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         meeting = {"rdzv_backend": "static", "rdzv_endpoint": endpoint}
         waiting |= {"rank": int(os.environ.get("NODE_RANK", "0"))}
+    os.environ[PARENT] = str(os.getpid())
     logging.disable(logging.ERROR)  # the agent's; what matters is in its exceptions
     try:
         with tempfile.TemporaryDirectory(prefix="lit_mnist-") as directory:
@@ -75,9 +77,7 @@ def run_on_devices(
         raise _failure(error.failures, resume()) from None
     except (RuntimeError, OSError) as error:  # the nodes did not meet
         reason = str(error).partition("\n")[0]
-        raise ConnectionError(
-            f"the processes of {num_nodes} nodes did not meet ({reason}). {resume}".rstrip()
-        ) from None
+        raise ConnectionError(f"the processes of {num_nodes} nodes did not meet ({reason})") from None
     finally:
         logging.disable(logging.NOTSET)
 
@@ -86,11 +86,14 @@ def _failure(failures: Mapping[int, Any], resume: str) -> Exception:
     """Return what the failure of some processes, in the order in which they ended, means for all."""
     stopped = {128 + signum for signum in (signal.SIGTERM, signal.SIGINT)}
     own = {rank: one for rank, one in failures.items() if one.exitcode not in {*stopped, -signal.SIGTERM}}
+    if own and next(iter(own.values())).exitcode > 0:  # then the agent has ended those that did not end by themselves
+        own = {rank: one for rank, one in own.items() if one.exitcode > 0}
     if not own:  # a signal that one of them got, or all
         return StoppedError(max(abs(one.exitcode) % 128 for one in failures.values()), resume)
     reasons = []
     for rank, one in own.items():
         reason = one.message if isinstance(one.message, str) else one.message["message"].partition("\n")[0]
+        reason = reason.removeprefix("InputError: ")
         reasons.append(f"process {rank}: {reason if one.exitcode in (1, 2) else f'ended with code {one.exitcode}'}")
     line = "; ".join(reasons)
     if all(one.exitcode == 2 for one in own.values()):
@@ -113,10 +116,9 @@ def started_by_agent() -> bool:
 
 def exit_with_parent() -> None:
     """See to it that a process of several does not outlive the one that started it, which can be killed."""
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while str(os.getppid()) == os.environ[PARENT]:
             time.sleep(1)
         os._exit(1)
 
