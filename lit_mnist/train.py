@@ -117,7 +117,10 @@ def train(
             if plan.writes:
                 held.enter_context(hold_run_directory(plan.run_directory))
             announce(plan, parts)
-        summary, probabilities = fit_and_test(plan, parts)
+        try:
+            summary, probabilities = fit_and_test(plan, parts)
+        except OSError as error:  # a full disk, a directory that has vanished
+            raise OSError(f"{error}. {plan.resume_line()}".strip()) from error
         if parts.trainer.is_global_zero:
             write(plan, parts, summary, probabilities)
     return summary
