@@ -17,6 +17,7 @@ import torch
 from commands import Finished
 from xdist.scheduler import LoadScopeScheduling
 
+from keras_ref.data import SHA256, load_data
 from keras_ref.parity.sides import Sides
 from lit_mnist.mnist_files import MD5
 from lit_mnist.trace.files import Arrays
@@ -89,6 +90,23 @@ def keras_facts(sides: Sides) -> Arrays:
     """What Keras says of its model and of its data."""
     _, theirs = sides.facts()
     return theirs
+
+
+def write_small_data_set(data_dir: Path, training_images: int) -> None:
+    """Write the first images of MNIST as a data set of its own, unpacked, with 200 test images."""
+    raw = data_dir / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    mnist = load_data()
+    training, test = slice(training_images), slice(200)
+    arrays = (
+        mnist.train_images[training],
+        mnist.train_labels[training],
+        mnist.test_images[test],
+        mnist.test_labels[test],
+    )
+    for name, array in zip(SHA256, arrays, strict=True):
+        lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
+        (raw / name).write_bytes(bytes([0, 0, 8, array.ndim]) + lengths + array.tobytes())
 
 
 def results(run: Path) -> dict[str, float]:

@@ -8,6 +8,15 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+# The documentation, layer by layer.
+PARAMETERS = {"conv": 60, "pool": 0, "flatten": 0, "hidden": 150_656, "output": 1_290}
+SHAPES_HWC = {"conv": (28, 28, 6), "pool": (14, 14, 6), "flatten": (1176,), "hidden": (128,), "output": (10,)}
+GLOROT_BOUNDS = {  # sqrt(6 / (fan_in + fan_out))
+    "conv": np.sqrt(6 / (9 * 1 + 9 * 6)),
+    "hidden": np.sqrt(6 / (1176 + 128)),
+    "output": np.sqrt(6 / (128 + 10)),
+}
+
 
 def logits(images: np.ndarray, weights: Arrays) -> np.ndarray:
     """Compute the logits of images in [0, 1]: [N, 28, 28, 1] to [N, 10]."""

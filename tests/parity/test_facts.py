@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference import GLOROT_BOUNDS, PARAMETERS, SHAPES_HWC
 
 from keras_ref.parity.samples import kolmogorov_smirnov
 from keras_ref.parity.sides import SEEDS
@@ -15,14 +16,6 @@ from lit_mnist.errors import InputError
 from lit_mnist.layout import WEIGHTS
 from lit_mnist.mnist_files import read_files
 from lit_mnist.trace.files import Arrays, digest
-
-PARAMETERS = {"conv": 60, "pool": 0, "flatten": 0, "hidden": 150_656, "output": 1_290}
-SHAPES_HWC = {"conv": (28, 28, 6), "pool": (14, 14, 6), "flatten": (1176,), "hidden": (128,), "output": (10,)}
-GLOROT_BOUNDS = {  # sqrt(6 / (fan_in + fan_out))
-    "conv": np.sqrt(6 / (9 * 1 + 9 * 6)),
-    "hidden": np.sqrt(6 / (1176 + 128)),
-    "output": np.sqrt(6 / (128 + 10)),
-}
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -20,9 +20,8 @@ import pytest
 import torch
 import yaml
 from commands import Flags, Training, checkpoints, command_line, is_running, last_step, step_of
-from conftest import Command
+from conftest import Command, write_small_data_set
 
-from keras_ref.data import SHA256, load_data
 from lit_mnist.errors import InputError
 from lit_mnist.runs.checkpoints import UnusableCheckpointError, WholeFiles, read_checkpoint
 from lit_mnist.train import train
@@ -317,13 +316,7 @@ def test_other_settings_are_refused(flag: str, value: Any, named: str, flags: Fl
 
 
 def test_another_data_set_is_refused(flags: Flags, cut: Any, tmp_path: Path) -> None:
-    raw = tmp_path / "other" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    mnist = load_data()
-    arrays = (mnist.train_images[:6000], mnist.train_labels[:6000], mnist.test_images[:200], mnist.test_labels[:200])
-    for name, array in zip(SHA256, arrays, strict=True):
-        lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
-        (raw / name).write_bytes(bytes([0, 0, 8, array.ndim]) + lengths + array.tobytes())
+    write_small_data_set(tmp_path / "other", training_images=6000)
     with pytest.raises(InputError, match=r"data set in --data_dir, sha256 [0-9a-f]{64}, now [0-9a-f]{64}"):
         train(**flags | {"data_dir": str(tmp_path / "other"), "verify_data": False}, **cut(20))
 

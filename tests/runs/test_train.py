@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Command
+from conftest import Command, write_small_data_set
 from matplotlib.image import imread
 
-from keras_ref.data import SHA256, load_data
+from keras_ref.data import load_data
 from lit_mnist import LitMNIST
 
 COMMANDS = {"ours": "lit_mnist.train", "theirs": "keras_ref.train"}
@@ -128,13 +128,7 @@ def test_the_same_seed_gives_the_same_run_and_its_config_repeats_it(
 
 
 def test_other_data_in_mnists_format_trains_where_it_is_allowed(tmp_path: Path, command: Command) -> None:
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    mnist = load_data()
-    arrays = (mnist.train_images[:600], mnist.train_labels[:600], mnist.test_images[:200], mnist.test_labels[:200])
-    for name, array in zip(SHA256, arrays, strict=True):
-        lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
-        (raw / name).write_bytes(bytes([0, 0, 8, array.ndim]) + lengths + array.tobytes())
+    write_small_data_set(tmp_path, training_images=600)
     flags = ["--data_dir", tmp_path, "--output_dir", tmp_path, "--max_epochs", 1]
     for module in COMMANDS.values():
         refused = command("-m", module, *flags, "--run_name", "no")
