@@ -88,6 +88,8 @@ def _read(places: list[Path], name: str) -> tuple[Path, bytes]:
     for path in (place / file for place in places for file in (name, f"{name}.gz")):
         if path.exists():
             try:
+                if not path.is_file():
+                    raise OSError("not a file")
                 with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                     content = file.read(LARGEST_FILE + 1)
             except (OSError, EOFError, zlib.error) as error:

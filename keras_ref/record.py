@@ -19,7 +19,7 @@ from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import MARGINS
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import run
-from lit_mnist.runs.files import versions, write_file
+from lit_mnist.runs.files import check_output, versions, write_file
 from lit_mnist.runs.signals import exit_on_signals
 
 PORT = "lit_mnist:LitMNIST"
@@ -46,14 +46,13 @@ def record(
     if not keras + port + mutants:
         raise InputError("nothing to record; expected --keras 20, --port 20 or --mutants 3")
     path = Path(output)
+    check_output(path)
     try:
         results_so_far: dict[str, Any] = dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"--output {output}: {error}; name a file that this command has written, or a new one"
         ) from error
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--output {output}: there is no such directory; make it first")
     results_so_far |= {"versions": versions("keras", "tensorflow", "torch", "lightning", "numpy")}
     results_so_far |= {"machine": platform.platform()}
     trainings: list[tuple[str, str, Side, int]] = [

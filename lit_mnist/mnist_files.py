@@ -80,6 +80,8 @@ def _find(path: Path, verify: bool) -> Path:
 
 def _unpack(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except (OSError, EOFError, zlib.error) as error:

@@ -58,6 +58,10 @@ class KerasAdam(torch.optim.Adam):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if not all("t" in group for group in self.param_groups):
             raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
+        for parameter, state_of_it in self.state.items():  # torch's kernel would read past the end of a smaller tensor
+            for name in ("exp_avg", "exp_avg_sq"):
+                if state_of_it[name].shape != parameter.shape:
+                    raise ValueError(f"{name} is {tuple(state_of_it[name].shape)}, expected {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

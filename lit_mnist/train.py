@@ -199,6 +199,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
         if (epochs := epochs_of_results(run_directory)) >= flags["max_epochs"]:
             raise InputError(f"{run_directory}: finished with {epochs} epochs; give a larger --max_epochs")
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ becomes an exception, too
     from lit_mnist.data import MNISTDataModule
     from lit_mnist.runs.checkpoints import choose_checkpoint, read_checkpoint
     from lit_mnist.runs.trainer import choose_devices
@@ -233,7 +234,6 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
     Raises:
         InputError: if this machine cannot do what the flags ask for.
     """
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails in C++ becomes an exception, too
     import lightning as L
 
     from lit_mnist.model import INPUT_SHAPE

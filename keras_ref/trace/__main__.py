@@ -4,6 +4,7 @@ from pathlib import Path
 
 from keras_ref.quiet import import_keras
 from lit_mnist.runs.command import run
+from lit_mnist.runs.files import check_output
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
 
@@ -17,6 +18,7 @@ def trace(inputs: str, output: str) -> None:
         inputs: File (.npz) with start weights, batches and settings, as lit_mnist/trace/files.py describes it.
         output: File (.npz) to write.
     """
+    check_output(Path(output))
     given = TraceInputs.read(Path(inputs))
     import_keras()
 

@@ -58,7 +58,7 @@ class Checkpoints(Checkpoint):
         return {"settings": self.settings, "threads": torch.get_num_threads()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.earlier_threads = state_dict["threads"]
+        self.earlier_threads = int(state_dict["threads"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.restored = True
@@ -185,6 +185,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) ->
         raise UnusableCheckpointError(f"{path}: not a whole checkpoint ({_first_line(error)})") from error
     try:
         theirs = checkpoint["callbacks"]["Checkpoints"]["settings"]
+        checkpoint["callbacks"]["EpochResults"]  # without them, the epochs so far would be lost
         if theirs.keys() != settings.keys():
             raise ValueError("its settings have other names")
         if (version := checkpoint["pytorch-lightning_version"]) != L.__version__:
@@ -212,7 +213,7 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"{path.stat().st_size:,} bytes")
     with zipfile.ZipFile(path) as archive:
         if (name := archive.testzip()) is not None:
-            raise ValueError(f"the check sum of {name[:80]} differs")
+            raise ValueError(f"the check sum of {name[:80]!r} differs")
 
 
 def _first_line(value: Any) -> str:

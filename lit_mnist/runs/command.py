@@ -40,6 +40,12 @@ class OneLineErrorParser(ArgumentParser):
         line = line if len(line) < 1_000 else f"{line[:1_000]} ..."
         self.exit(2, f"{self.prog}: error: {line} (--help lists all flags)\n")
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse_args(*args, **kwargs)
+        except Exception as error:  # of a --config: no text, a tag that YAML does not know, a number of 5,000 digits
+            self.error(f"{type(error).__name__}: {error}", error)
+
 
 def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exception], bool] = lambda _: False) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
@@ -69,7 +75,7 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
             )
         except StoppedError as stopped:
             _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
-        except (InputError, UnicodeDecodeError) as error:  # the latter from a --config that is not text
+        except InputError as error:
             _exit(2, "" if tell_parent(error) else f"{prog}: error: {error}\n")
         except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
             _exit(1, "" if tell_parent(error) else f"{prog}: error: {error}\n")

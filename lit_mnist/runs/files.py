@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from lit_mnist.errors import InputError
+
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file beside its place, sync it and rename it: it is there as a whole or not at all.
@@ -31,6 +33,20 @@ def write_file(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def check_output(path: Path) -> None:
+    """Make sure, before the work, that a file can be written.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a directory; name a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no such directory; make it first")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: its directory cannot be written; name another")
 
 
 def versions(*packages: str) -> dict[str, str]:

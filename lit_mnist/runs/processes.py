@@ -3,6 +3,7 @@
 Under torchrun itself or SLURM the processes are there already, and each trains at once.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -103,7 +104,7 @@ def _failure(failures: Mapping[int, Any], resume: str) -> Exception:
 
 def started_by_us() -> bool:
     """Say whether this process is one of those that `run_on_devices` has started."""
-    return os.environ.get("ROLE_NAME") == ROLE
+    return os.environ.get("ROLE_NAME") == ROLE and PARENT in os.environ
 
 
 def started_by_agent() -> bool:
@@ -131,7 +132,8 @@ def tell_parent(error: Exception) -> bool:
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        get_error_handler().record_exception(error)
+        with contextlib.suppress(OSError):  # the file is named by a variable that anybody may have set
+            get_error_handler().record_exception(error)
     return started_by_us()
 
 
@@ -142,10 +144,13 @@ def check_environment() -> None:
         InputError: names the first variable that is not a number, or is missing beside the others of torchrun.
     """
     for name in (*TORCHRUN, "NODE_RANK", "GROUP_RANK", "MASTER_PORT", *SLURM):
+        least = 1 if name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS") else 0
         limit = 65_535 if name == "MASTER_PORT" else 10**6
-        value = os.environ.get(name, "0")
-        if not (value.isascii() and value.isdecimal() and int(value) <= limit):
-            raise InputError(f"{name}={value!r} in the environment: expected a number from 0 to {limit}; unset it")
+        value = os.environ.get(name, "1")
+        if not (value.isascii() and value.isdecimal() and len(value) < 9 and least <= int(value) <= limit):
+            raise InputError(
+                f"{name}={value[:100]!r} in the environment: expected a number from {least} to {limit}; unset it"
+            )
     for name in TORCHRUN:
         if "TORCHELASTIC_RUN_ID" in os.environ and name not in os.environ:
             raise InputError(f"{name} is not in the environment, but TORCHELASTIC_RUN_ID is; start it with torchrun")
@@ -161,7 +166,11 @@ def check_processes(devices: int, num_nodes: int) -> None:
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect() and (started := environment().world_size()) != devices * num_nodes:
+        try:
+            started = environment().world_size() if environment.detect() else devices * num_nodes
+        except RuntimeError as error:  # of SLURM's variables without srun
+            raise InputError(str(error)) from error
+        if started != devices * num_nodes:
             raise InputError(
                 f"--devices {devices} --num_nodes {num_nodes}: {devices * num_nodes} processes, but {started} were "
                 "started; --devices times --num_nodes must be as many"

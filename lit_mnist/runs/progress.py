@@ -64,7 +64,8 @@ class EpochResults(L.Callback):
         return {"rows": self.rows, "seconds": self.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.earlier_seconds = state_dict["rows"], state_dict["seconds"]
+        self.rows = [{**row, "train_loss": float(row["train_loss"])} for row in state_dict["rows"]]
+        self.earlier_seconds = float(state_dict["seconds"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes

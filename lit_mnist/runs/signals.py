@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -30,7 +32,8 @@ class SignalHandler:
     A signal ends the process there and then: not by an exception, which would come up in the middle of an import or of
     a library's clean-up, whose code may swallow it or print it. While `deferred`, the first is kept in `received`
     instead, for a training that looks there after each batch. A signal that is ignored, as Ctrl-C is in a background
-    job, stays so.
+    job, stays so. Python runs handlers between two instructions of the main thread; while that waits in C++, for other
+    processes, a thread ends the process.
 
     Args:
         last_words: returns what to print when the process ends.
@@ -41,8 +44,13 @@ class SignalHandler:
         self.deferred = False
         self.received = 0
         self._earlier: dict[int, Any] = {}
+        self._numbers, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)  # as Python asks for
+        self._ending = threading.Lock()
 
     def __enter__(self) -> "SignalHandler":
+        self._earlier_wakeup = signal.set_wakeup_fd(self._wakeup.fileno())
+        threading.Thread(target=self._end_meanwhile, daemon=True, name="signals").start()
         for signum in SIGNALS:
             if signal.getsignal(signum) != signal.SIG_IGN:
                 self._earlier[signum] = signal.signal(signum, self._handle)
@@ -51,6 +59,8 @@ class SignalHandler:
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._earlier.items():
             signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._earlier_wakeup)
+        self._wakeup.close()  # which ends the thread
 
     def defer(self) -> None:
         """From now on keep the first signal in `received`; Lightning has put a handler of its own here meanwhile."""
@@ -70,7 +80,16 @@ class SignalHandler:
         else:
             self._end(signum)
 
+    def _end_meanwhile(self) -> None:
+        with self._numbers:
+            while number := self._numbers.recv(1):
+                signum = number[0]
+                if signum in self._earlier and signal.getsignal(signum) == self._handle and not self.deferred:
+                    self._end(signum)
+
     def _end(self, signum: int) -> None:
+        if not self._ending.acquire(blocking=False):
+            return  # the other thread is at it
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(1, SHOW_CURSOR)  # a progress bar has hidden it
         os.write(2, self.last_words().encode(errors="backslashreplace"))

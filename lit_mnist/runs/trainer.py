@@ -62,7 +62,7 @@ def make_trainer(
             enable_progress_bar=show_progress,
             enable_model_summary=False,  # it rounds the counts; layer_table does not
         )
-    except (MisconfigurationException, ModuleNotFoundError, ValueError, KeyError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, KeyError, RuntimeError) as error:
         names = ("accelerator", "devices", "strategy", "precision", "logger")
         asked = " ".join(f"--{name} {flags[name]}" for name in names)
         reason = " ".join(str(error).split())

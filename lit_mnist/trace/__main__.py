@@ -7,6 +7,7 @@ from jsonargparse.typing import PositiveInt
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Devices, run
 from lit_mnist.runs.directory import may_be_first_process
+from lit_mnist.runs.files import check_output
 from lit_mnist.runs.processes import exit_with_parent, run_on_devices, started_by_us, tell_parent
 from lit_mnist.trace.files import TraceInputs, write_arrays
 
@@ -36,10 +37,7 @@ def trace(
     if kill_after is not None and not checkpoint:
         raise InputError(f"--kill_after {kill_after}: give the --checkpoint to write, too")
     for path in (output, *([checkpoint] if checkpoint else [])):
-        if Path(path).is_dir():
-            raise InputError(f"{path}: a directory; name a file")
-        if not Path(path).absolute().parent.is_dir():
-            raise InputError(f"{path}: there is no such directory; make it first")
+        check_output(Path(path))
     given = TraceInputs.read(Path(inputs))
     if devices > 1 and not started_by_us():
         command = ["-m", "lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]

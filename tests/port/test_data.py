@@ -1,6 +1,7 @@
 """The MNIST files, and the batches made of them."""
 
 import gzip
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -97,6 +98,15 @@ def test_a_broken_link_is_named_not_replaced(filled_raw: Path) -> None:
     with pytest.raises(InputError, match=f"{TEST_LABELS}: cannot be read .*No such file"):
         read_files(filled_raw.parent.parent)
     assert link.is_symlink()
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_is_no_file_is_named_and_not_waited_for(side: str, filled_raw: Path) -> None:
+    pipe = filled_raw / TEST_LABELS
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=rf"{TEST_LABELS}: cannot be read \(not a file\)"):
+        SIDES[side](filled_raw.parent.parent)
 
 
 @pytest.mark.parametrize("side", SIDES)

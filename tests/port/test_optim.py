@@ -114,6 +114,17 @@ def test_the_state_of_torchs_adam_is_refused() -> None:
         KerasAdam([w]).load_state_dict(other.state_dict())
 
 
+def test_a_state_of_other_shapes_is_refused() -> None:
+    w = start(torch.float32)
+    optimizer = KerasAdam([w])
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["exp_avg_sq"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"exp_avg_sq is \(1,\), expected"):
+        KerasAdam([w]).load_state_dict(state)
+
+
 def test_step_returns_the_loss_of_its_closure() -> None:
     w = start(torch.float32)
 

@@ -80,6 +80,8 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--output_dir", "a_file"], "--output_dir a_file"),
         (["--data_dir", "a_file"], "a_file"),
         (["--config", "nul.yaml"], "--output_dir .*without NUL"),
+        (["--config", "tagged.yaml"], "invalid literal for int.*'x'"),
+        (["--config", "digits.yaml"], "Exceeds the limit"),
         (["--config", "null.yaml"], "--seed null: expected a value"),
         (["--output_dir", "o\udcff"], "--output_dir .*in UTF-8"),
         (["--batch_size", "1" + "0" * 30], "batch_size.*10{30}.*v<=1000000"),
@@ -122,6 +124,8 @@ def test_a_mistake_with_a_flag_of_the_port_gets_one_line(
     [
         ({"MASTER_PORT": "99999"}, "MASTER_PORT='99999' in the environment: expected a number from 0 to 65535"),
         ({"LOCAL_RANK": "abc"}, "LOCAL_RANK='abc'"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE='0' in the environment: expected a number from 1"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, "set `--ntasks=2` in your SLURM bash script"),
         ({"TORCHELASTIC_RUN_ID": "none"}, "RANK is not in the environment"),
         ({"NODE_RANK": "1"}, "NODE_RANK=1 in the environment: expected less than --num_nodes"),
     ],
@@ -141,6 +145,8 @@ def check_refused(
     (directory / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (directory / "nul.yaml").write_text('output_dir: "a\\0b"')
     (directory / "null.yaml").write_text("seed: null")
+    (directory / "tagged.yaml").write_text('seed: !!int "x"')
+    (directory / "digits.yaml").write_text("seed: 1" + "0" * 5_000)
     finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="", **environment)
     assert finished.returncode == 2, finished.stderr
     assert finished.stdout == ""

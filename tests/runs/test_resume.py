@@ -459,6 +459,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "no dict": (lambda path: torch.save([1, 2], path), "not a checkpoint of such a training"),
     "no settings": (edit(lambda c: c["callbacks"].pop("Checkpoints")), "not a checkpoint of such a training"),
     "other settings": (edit(lambda c: c["callbacks"]["Checkpoints"]["settings"].pop("--seed")), "other names"),
+    "no results of epochs": (edit(lambda c: c["callbacks"].pop("EpochResults")), "not a checkpoint of such a training"),
     "no loops": (set_at("loops", "fit_loop", value={}), "not a checkpoint of such a training"),
     "epochs": (set_at("loops", "fit_loop", "epoch_progress", "current", "ready", value=[]), "int() argument"),
     "version": (set_at("pytorch-lightning_version", value="1.0.0"), "written by lightning 1.0.0"),
@@ -472,6 +473,10 @@ FOREIGN: dict[str, Callable[[Path], None]] = {
     "no optimizer": edit(lambda c: c.pop("optimizer_states")),
     "other optimizer": set_at("optimizer_states", 0, "param_groups", value=[]),
     "no rows": edit(lambda c: c["callbacks"]["EpochResults"].pop("rows")),
+    "rows": set_at("callbacks", "EpochResults", "rows", value=[1, 2]),
+    "seconds": set_at("callbacks", "EpochResults", "seconds", value="long"),
+    "threads": set_at("callbacks", "Checkpoints", "threads", value=[]),
+    "shape of a moment": set_at("optimizer_states", 0, "state", 0, "exp_avg", value=torch.zeros(1)),
     "averages": set_at("train_averages", value=torch.zeros(0, 3)),
 }
 
