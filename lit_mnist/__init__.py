@@ -14,13 +14,22 @@ if TYPE_CHECKING:
     from lit_mnist.keras_files import read_keras_file
     from lit_mnist.model import MNISTClassifier
     from lit_mnist.module import LitMNIST
-    from lit_mnist.optim import KerasAdam
+    from lit_mnist.optim import KerasAdam, KerasAdamW
 
 __version__ = "0.1.0"
-__all__ = ["KerasAdam", "LitMNIST", "MNISTClassifier", "MNISTDataModule", "__version__", "read_keras_file"]
+__all__ = [
+    "KerasAdam",
+    "KerasAdamW",
+    "LitMNIST",
+    "MNISTClassifier",
+    "MNISTDataModule",
+    "__version__",
+    "read_keras_file",
+]
 
 _HOME = {
     "KerasAdam": "optim",
+    "KerasAdamW": "optim",
     "LitMNIST": "module",
     "MNISTClassifier": "model",
     "MNISTDataModule": "data",

@@ -1,15 +1,21 @@
-"""Adam with the arithmetic of Keras."""
+"""Adam and AdamW with the arithmetic of Keras."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adam import adam  # the public function behind torch.optim.Adam
+
+IN_TORCH = {"learning_rate": "lr", "beta_1": "betas", "beta_2": "betas", "epsilon": "eps"}  # by Keras' name
+OF_ALL_GROUPS = ("global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency")
+STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "average")  # tensors of a parameter's shape
 
 
-class KerasAdam(torch.optim.Adam):
+class KerasAdam(torch.optim.Optimizer):
     """Update parameters as `keras.optimizers.Adam` does, with torch's fused kernels.
 
     Source: keras/src/optimizers/adam.py, which computes at step t = 1, 2, ...
@@ -24,17 +30,32 @@ class KerasAdam(torch.optim.Adam):
     Here the correction is put into alpha, and torch's kernel is told that it is at step infinity, where
     beta^t = 0 and it corrects nothing: what is left of its formula is Keras' formula, rounding included.
 
-    The number of steps taken is `param_groups[i]["t"]`; it is saved and loaded with the state.
+    Before that, keras/src/optimizers/base_optimizer.py clips the gradients, then decays the weights by
+    `w -= w * weight_decay * lr`; after it, it updates the moving averages of the weights.
+
+    The number of steps taken is `param_groups[i]["t"]`. It is saved with the state, there also as `step` of each
+    parameter, where torch's optimizers look for it.
 
     Args:
-        params: parameters, or parameter groups.
+        params: parameters, with or without their names, or parameter groups. A group may have its own value of what
+            follows, as far as it is not said to be of all groups together.
         lr: learning rate, >= 0. A scheduler may change it between steps.
         betas: decay of m and of v, each in [0, 1).
         eps: epsilon hat, >= 0. Keras' default is 1e-7, torch's is 1e-8.
+        amsgrad: divide by the largest v so far.
+        weight_decay: share of a weight that is taken off at each step, times lr, >= 0; None for none. It is decoupled
+            from the gradient, as in `torch.optim.AdamW` and not as in `torch.optim.Adam`.
+        clipnorm: largest norm of a parameter's gradient, > 0; larger ones are scaled down. None for any.
+        clipvalue: largest absolute value of a gradient's element, > 0; None for any.
+        global_clipnorm: largest norm of all gradients of all groups together, > 0; None for any.
+        use_ema: keep moving averages of the weights, as `average` in the state; of all groups together.
+        ema_momentum: share of the old average at each step, in [0, 1].
+        ema_overwrite_frequency: after every so many steps the averages become the weights; None for never.
         fused: use torch's fused kernel (CPU, CUDA and MPS have one).
 
     Raises:
-        ValueError: if one of the numbers is out of its range.
+        ValueError: if a number is out of its range, or two ways of clipping are asked for.
+        TypeError: if an argument, of the optimizer or of a group, is another of Keras' or torch's Adam.
     """
 
     def __init__(
@@ -43,25 +64,89 @@ class KerasAdam(torch.optim.Adam):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-7,
+        amsgrad: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
         fused: bool = True,
+        **others: Any,
     ) -> None:
-        super().__init__(params, lr=float(lr), betas=betas, eps=eps, fused=fused)
-        # Under 16-bit mixed precision the kernel could skip a step that overflowed without our counter knowing;
-        # without this mark, torch's GradScaler does not call step() for such a step at all.
-        self._step_supports_amp_scaling = False
+        for name in others:
+            raise TypeError(_not_taken(name))
+        if not 0 <= ema_momentum <= 1:
+            raise ValueError(f"ema_momentum is {ema_momentum}, expected 0 to 1")
+        if ema_overwrite_frequency is not None and not ema_overwrite_frequency >= 1:
+            raise ValueError(f"ema_overwrite_frequency is {ema_overwrite_frequency}, expected at least 1, or None")
+        self._not_decayed: set[Tensor] = set()
+        defaults = {
+            "lr": float(lr),
+            "betas": betas,
+            "eps": eps,
+            "amsgrad": amsgrad,
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "fused": fused,
+            "t": 0,
+            "global_clipnorm": global_clipnorm,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
+            "ema_overwrite_frequency": ema_overwrite_frequency,
+        }
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        param_group.setdefault("t", 0)
+        for name in param_group:
+            if name in OF_ALL_GROUPS:
+                raise TypeError(f"a parameter group has {name}, which is of all groups together")
+            if name not in {*self.defaults, "params", "param_names"}:
+                raise TypeError(f"a parameter group has {name}: {_not_taken(name)}")
         super().add_param_group(param_group)
+        _check_group(self.param_groups[-1])
+
+    def exclude_from_weight_decay(self, var_list: Iterable[Tensor] = (), var_names: Iterable[str] = ()) -> None:
+        """Leave out parameters from the decay of weights, as the method of this name of Keras' optimizers does.
+
+        Args:
+            var_list: parameters.
+            var_names: regular expressions, of which one has to be found in a parameter's name; the optimizer has to be
+                made of `module.named_parameters()` for it.
+
+        Raises:
+            ValueError: if `var_names` are given and the parameters have none.
+        """
+        self._not_decayed.update(var_list)
+        pattern = "|".join(var_names)
+        for group in self.param_groups if pattern else ():
+            if "param_names" not in group:
+                raise ValueError("the parameters have no names: make the optimizer of module.named_parameters()")
+            named = zip(group["param_names"], group["params"], strict=True)
+            self._not_decayed.update(parameter for name, parameter in named if re.search(pattern, name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_not_decayed": self._not_decayed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         if not all("t" in group for group in self.param_groups):
             raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
+        for group in self.param_groups:  # of an earlier release they have less in them
+            group |= {name: value for name, value in self.defaults.items() if name not in group}
         for parameter, state_of_it in self.state.items():  # torch's kernel would read past the end of a smaller tensor
-            for name in ("exp_avg", "exp_avg_sq"):
-                if state_of_it[name].shape != parameter.shape:
+            for name in STATE:
+                if name in state_of_it and state_of_it[name].shape != parameter.shape:
                     raise ValueError(f"{name} is {tuple(state_of_it[name].shape)}, expected {tuple(parameter.shape)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch's optimizers do, with the number of steps beside the moments of each parameter."""
+        state_dict = super().state_dict()
+        steps = {index: float(group["t"]) for group in state_dict["param_groups"] for index in group["params"]}
+        state = {index: {"step": torch.tensor(steps[index])} | own for index, own in state_dict["state"].items()}
+        return state_dict | {"state": state}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -72,25 +157,99 @@ class KerasAdam(torch.optim.Adam):
 
         Returns:
             What the closure returned, or None.
+
+        Raises:
+            RuntimeError: if a gradient is sparse or complex, which Keras' Adam does not update in this way.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-
-        learning_rates = [group["lr"] for group in self.param_groups]
-        for group in filter(lambda group: group["params"], self.param_groups):
+        scale = self._global_scale()
+        for group in self.param_groups:
             group["t"] += 1
-            group["lr"] = keras_alpha(group["lr"], group["t"], group["betas"], group["params"][0].dtype)
-            for parameter in group["params"]:
-                if parameter.grad is not None and not self.state[parameter]:
-                    self.state[parameter] = _initial_state(parameter, on_device=group["fused"])
-        try:
-            super().step()
-        finally:
-            for group, learning_rate in zip(self.param_groups, learning_rates, strict=True):
-                group["lr"] = learning_rate
+            for dtype in {parameter.dtype for parameter in group["params"] if parameter.grad is not None}:
+                self._update([p for p in group["params"] if p.grad is not None and p.dtype == dtype], group, scale)
+            if group["use_ema"]:
+                self._update_averages(group)
         return loss
+
+    @torch.no_grad()
+    def overwrite_with_averages(self) -> None:
+        """Set the weights to their moving averages, as Keras' `fit` does after the last step with `use_ema`."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if "average" in self.state[parameter]:
+                    parameter.copy_(self.state[parameter]["average"])
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any], scale: Tensor | None) -> None:
+        """Update parameters of one group and dtype, all of which have a gradient."""
+        gradients = [_clipped(parameter.grad, group, scale) for parameter in parameters]  # type: ignore[arg-type]
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            for name in STATE[: 3 if group["amsgrad"] else 2]:
+                if name not in state:
+                    state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if group["weight_decay"]:
+            # As keras.ops.cast(0.004, "float64"), through float32.
+            decay = float(np.float32(group["weight_decay"]))
+            for parameter in parameters:
+                if parameter not in self._not_decayed:
+                    parameter.sub_(parameter * decay * group["lr"])
+        devices = {parameter.device for parameter in parameters}
+        infinity = {device: torch.full((), math.inf, device=device if group["fused"] else "cpu") for device in devices}
+        beta1, beta2 = group["betas"]
+        adam(
+            parameters,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+            [infinity[parameter.device] for parameter in parameters],
+            foreach=False,
+            fused=group["fused"],
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=keras_alpha(group["lr"], group["t"], group["betas"], parameters[0].dtype),
+            weight_decay=0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _update_averages(self, group: dict[str, Any]) -> None:
+        momentum = group["ema_momentum"] if group["t"] > 1 else 0.0
+        for parameter in group["params"]:
+            average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
+            average.mul_(momentum).add_(parameter * (1 - momentum))
+            if group["ema_overwrite_frequency"] and group["t"] % group["ema_overwrite_frequency"] == 0:
+                parameter.copy_(average)
+
+    def _global_scale(self) -> Tensor | None:
+        """Return what all gradients are multiplied with, [], so that their common norm is `global_clipnorm` at most."""
+        if (limit := self.param_groups[0]["global_clipnorm"]) is None:
+            return None
+        gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
+        squares = torch.stack([(gradient**2).sum() for gradient in gradients if gradient is not None])
+        norm = squares.sum().sqrt()
+        # Of a norm that is not finite it is NaN.
+        return limit * torch.minimum(1 / norm, torch.full_like(norm, 1 / limit)) + (norm - norm)
+
+
+class KerasAdamW(KerasAdam):
+    """Update parameters as `keras.optimizers.AdamW` does: Adam that decays weights by 0.004 unless told otherwise.
+
+    Biases and the weights of normalisation are usually left out: `exclude_from_weight_decay(var_names=["bias"])`.
+
+    Args:
+        params: as of `KerasAdam`.
+        lr: learning rate, >= 0.
+        weight_decay: share of a weight that is taken off at each step, times lr, >= 0.
+        others: as of `KerasAdam`, by name.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.004, **others: Any) -> None:
+        super().__init__(params, lr, weight_decay=weight_decay, **others)
 
 
 def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype: torch.dtype) -> float:
@@ -110,10 +269,36 @@ def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype:
     return float(real(learning_rate) * np.sqrt(real(1) - beta_2_power) / (real(1) - beta_1_power))
 
 
-def _initial_state(parameter: Tensor, on_device: bool) -> dict[str, Tensor]:
-    # What torch.optim.Adam would make at its first step, but for the step number.
-    return {
-        "step": torch.full((), math.inf, device=parameter.device if on_device else "cpu"),
-        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-    }
+def _clipped(gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Tensor:
+    if gradient.is_sparse or gradient.is_complex():
+        raise RuntimeError(f"KerasAdam: expected dense and real gradients, got {gradient.layout}, {gradient.dtype}")
+    if scale is not None:
+        return gradient * scale.to(gradient.device)
+    if group["clipnorm"] is not None:
+        norm = (gradient**2).sum().sqrt()
+        return gradient * group["clipnorm"] / norm.clamp(min=group["clipnorm"])
+    if group["clipvalue"] is not None:
+        return gradient.clamp(-group["clipvalue"], group["clipvalue"])
+    return gradient
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Raise a ValueError that names what is out of its range."""
+    group |= {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"] or 0)}  # as torch's have them
+    for name in ("lr", "eps", "weight_decay"):
+        if not group[name] >= 0:
+            raise ValueError(f"{name} is {group[name]}, expected 0 or more")
+    if not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas are {group['betas']}, expected two numbers from 0 to less than 1")
+    asked = {name: group[name] for name in ("clipnorm", "clipvalue", "global_clipnorm") if group[name] is not None}
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} are given, expected one of them at most")
+    for name, value in asked.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}, expected more than 0, or None")
+
+
+def _not_taken(name: str) -> str:
+    if name in IN_TORCH:
+        return f"Keras' {name} is called {IN_TORCH[name]} here"
+    return f"KerasAdam has no {name}"

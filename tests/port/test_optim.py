@@ -2,7 +2,9 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,10 +140,103 @@ def test_step_returns_the_loss_of_its_closure() -> None:
     assert second < first
 
 
-@pytest.mark.parametrize("arguments", [{"lr": -1.0}, {"eps": -1.0}, {"betas": (1.0, 0.9)}])
-def test_numbers_out_of_range_are_refused(arguments: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Invalid"):
-        KerasAdam([start(torch.float32)], **arguments)
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"lr": -1.0}, ValueError, "lr is -1.0, expected 0 or more"),
+    ({"lr": math.nan}, ValueError, "lr is nan"),
+    ({"eps": -1.0}, ValueError, "eps is -1.0"),
+    ({"betas": (1.0, 0.9)}, ValueError, r"betas are \(1.0, 0.9\)"),
+    ({"weight_decay": -0.1}, ValueError, "weight_decay is -0.1"),
+    ({"clipnorm": 0.0}, ValueError, "clipnorm is 0.0, expected more than 0"),
+    ({"clipnorm": 1.0, "clipvalue": 1.0}, ValueError, "clipnorm and clipvalue are given"),
+    ({"maximize": True}, TypeError, "has no maximize"),
+    ({"learning_rate": 0.1}, TypeError, "Keras' learning_rate is called lr here"),
+    ({"beta_2": 0.9}, TypeError, "Keras' beta_2 is called betas here"),
+]
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+@pytest.mark.parametrize(("arguments", "error", "says"), WRONG)
+def test_what_keras_adam_does_not_take_is_refused_by_name(
+    arguments: dict[str, Any], error: type[Exception], says: str, in_group: bool
+) -> None:
+    w = start(torch.float32)
+    with pytest.raises(error, match=says):
+        KerasAdam([{"params": [w], **arguments}]) if in_group else KerasAdam([w], **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"ema_momentum": 1.5}, {"ema_overwrite_frequency": 0}, {"global_clipnorm": -1}])
+def test_what_is_of_all_groups_together_is_checked_and_refused_in_a_group(arguments: dict[str, Any]) -> None:
+    w = start(torch.float32)
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"{name} is"):
+        KerasAdam([w], **arguments)
+    with pytest.raises(TypeError, match=f"has {name}, which is of all groups together"):
+        KerasAdam([{"params": [w], name: 1}])
+
+
+def test_groups_have_their_own_values() -> None:
+    """Two groups with values of their own train as two optimizers would."""
+    ours, theirs = ([start(dtype) for dtype in (torch.float32, torch.float64)] for _ in range(2))
+    own: list[dict[str, Any]] = [{"weight_decay": 0.1, "amsgrad": True}, {"clipnorm": 0.5, "lr": 0.01}]
+    together = KerasAdam([{"params": [w], **values} for w, values in zip(ours, own, strict=True)])
+    apart = [KerasAdam([w], **values) for w, values in zip(theirs, own, strict=True)]
+    for g in gradients(torch.float32, steps=5):
+        for w in (*ours, *theirs):
+            w.grad = g.to(w.dtype)
+        for optimizer in (together, *apart):
+            optimizer.step()
+    assert all(torch.equal(w, other) for w, other in zip(ours, theirs, strict=True))
+
+
+def test_parameters_of_two_precisions_in_a_group_are_each_updated_in_their_own() -> None:
+    together, apart = ([start(dtype) for dtype in (torch.float32, torch.float64)] for _ in range(2))
+    optimizers = [KerasAdam(together), *(KerasAdam([w]) for w in apart)]
+    for g in gradients(torch.float32, steps=5):
+        for w in (*together, *apart):
+            w.grad = g.to(w.dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(w, other) for w, other in zip(together, apart, strict=True))
+
+
+def test_the_state_says_the_step_where_torchs_optimizers_look_for_it() -> None:
+    w = start(torch.float32)
+    ours = KerasAdam([w])
+    for g in gradients(torch.float32, steps=7):
+        w.grad = g
+        ours.step()
+    theirs = torch.optim.Adam([w])
+    theirs.load_state_dict(ours.state_dict())
+    assert theirs.state[w]["step"] == 7
+    theirs.step()
+    assert theirs.state[w]["step"] == 8
+    assert torch.equal(theirs.state[w]["exp_avg"].isfinite(), torch.ones(5000, dtype=torch.bool))
+
+
+def test_a_copied_optimizer_keeps_what_it_was_told() -> None:
+    w = start(torch.float32)
+    optimizer = KerasAdam([w], weight_decay=0.1, use_ema=True)
+    optimizer.exclude_from_weight_decay([w])
+    copied = pickle.loads(pickle.dumps(optimizer))
+    (other_w,) = copied.param_groups[0]["params"]
+    for each, each_optimizer in ((w, optimizer), (other_w, copied)):
+        each.grad = torch.ones_like(each)
+        each_optimizer.step()
+    assert torch.equal(w, other_w)
+    assert "average" in copied.state[other_w]
+
+
+def test_names_are_needed_to_exclude_by_name() -> None:
+    with pytest.raises(ValueError, match="named_parameters"):
+        KerasAdam([start(torch.float32)]).exclude_from_weight_decay(var_names=["bias"])
+
+
+@pytest.mark.parametrize("gradient", [torch.eye(3).to_sparse(), torch.ones(3, 3, dtype=torch.complex64)])
+def test_a_gradient_that_cannot_be_taken_is_named(gradient: torch.Tensor) -> None:
+    w = torch.nn.Parameter(torch.zeros(3, 3, dtype=gradient.dtype))
+    w.grad = gradient
+    with pytest.raises(RuntimeError, match="expected dense and real gradients"):
+        KerasAdam([w]).step()
 
 
 def test_a_step_that_overflowed_in_16_bits_is_not_counted() -> None:

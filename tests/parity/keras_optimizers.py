@@ -1,0 +1,34 @@
+"""Run as a process of its own: what Keras' Adam and AdamW make of given gradients, for each of some arguments.
+
+python keras_optimizers.py IN.npz OUT.npz
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from keras_ref.quiet import import_keras
+
+import_keras()
+
+import keras  # noqa: E402  # quietly
+
+given = np.load(sys.argv[1])
+keras.config.set_floatx(str(given["kernel"].dtype))
+results = {}
+for case, arguments in json.loads(str(given["cases"])).items():
+    excluded = arguments.pop("excluded", None)
+    optimizer = getattr(keras.optimizers, arguments.pop("class", "Adam"))(**arguments)
+    if excluded:
+        optimizer.exclude_from_weight_decay(var_names=excluded)
+    variables = [keras.Variable(given[name], name=name) for name in ("kernel", "bias")]
+    for step in range(len(given["kernel gradients"])):
+        gradients = [keras.ops.convert_to_tensor(given[f"{v.name} gradients"][step]) for v in variables]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        for variable in variables:
+            results[f"{case}/{step}/{variable.name}"] = variable.numpy()
+    optimizer.finalize_variable_values(variables)
+    for variable in variables:
+        results[f"{case}/final/{variable.name}"] = variable.numpy()
+np.savez(sys.argv[2], **results)
