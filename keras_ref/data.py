@@ -48,9 +48,9 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
     """
     try:
         if Path(data_dir).exists() and not Path(data_dir).is_dir():
-            raise InputError(f"--data_dir {data_dir}: not a directory; expected one that holds, or may hold, MNIST/raw")
+            raise InputError("not a directory; expected one that holds, or may hold, MNIST/raw", data_dir=str(data_dir))
     except OSError as error:
-        raise InputError(f"--data_dir {data_dir}: {error}; give a directory that can be read") from error
+        raise InputError(f"{error}; give a directory that can be read", data_dir=str(data_dir)) from error
     raw = Path(data_dir) / "MNIST" / "raw"
     places = [raw]
     if verify:
@@ -62,7 +62,7 @@ def load_data(data_dir: str | Path = "data", verify: bool = True) -> MNIST:
         if verify and (sha256 := hashlib.sha256(content).hexdigest()) != SHA256[name]:
             raise InputError(
                 f"{path}: sha256 of the content is {sha256}, MNIST's is {SHA256[name]}; delete the file, "
-                "or pass --verify_data false for another data set in MNIST's format"
+                "or set verify_data false for another data set in MNIST's format"
             )
         digest.update(content)
         arrays.append(_parse(path, content, dimensions=3 if "images" in name else 1))

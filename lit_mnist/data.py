@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
 from lit_mnist.errors import InputError
 from lit_mnist.mnist_files import read_files
@@ -33,6 +34,8 @@ class MNISTDataModule(L.LightningDataModule):
         seed: decides the order of the images and which are held out, >= 0.
         verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
         order: of the training images, in place of `train_order`.
+
+    Outside of a Trainer its loaders give the same batches as bytes and classes.
 
     Raises:
         InputError: from `setup`, if a file is unusable or more images are to be held out than there are.
@@ -58,13 +61,14 @@ class MNISTDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "train"):
             return  # Lightning asks before each of fit, test and predict
-        self.train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
-        labels = self.train.tensors[1].numpy()
+        train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
+        labels = train.tensors[1].numpy()
         if self.validation_images >= len(labels):
             raise InputError(
-                f"--validation_images {self.validation_images}: there are {len(labels)} training images; "
-                "at least one must be left to train on"
+                f"there are {len(labels)} training images; at least one must be left to train on",
+                validation_images=self.validation_images,
             )
+        self.train = train
         self.validation_indices = stratified_sample(labels, self.validation_images, self.seed)
         self.train_indices = np.setdiff1d(np.arange(len(labels)), self.validation_indices)
 
@@ -84,12 +88,13 @@ class MNISTDataModule(L.LightningDataModule):
         for size, which in ((len(batches[0]), "a batch"), (len(batches[-1]), "the last batch of an epoch")):
             if size % world_size:
                 raise InputError(
-                    f"--batch_size {self.batch_size}: {which} is {size} images, which do not divide among "
-                    f"{world_size} devices; choose another --batch_size, or --devices 1"
+                    f"{which} is {size} images, which do not divide among {world_size} devices; choose another size, "
+                    "or one device",
+                    batch_size=self.batch_size,
                 )
         if limit_train_batches is not None and limit_train_batches < 1 and int(len(batches) * limit_train_batches) == 0:
             raise InputError(
-                f"--limit_train_batches {limit_train_batches}: less than one of the {len(batches)} batches of an epoch"
+                f"less than one of the {len(batches)} batches of an epoch", limit_train_batches=limit_train_batches
             )
 
     def train_order(self, epoch: int) -> list[np.ndarray]:
@@ -100,32 +105,36 @@ class MNISTDataModule(L.LightningDataModule):
         """Return the batches of the test images, as they stand in the files."""
         return cut(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
 
-    def batches(self, order: Order, device: torch.device | None = None) -> "Batches":
-        """Return this device's share of the batches, with indices that lie on `device`."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(order, rank, world_size, device)
+    def batches(self, dataset: TensorDataset, order: Order) -> "Batches":
+        """Return this device's share of the batches of a data set."""
+        if self.trainer is None:
+            return Batches(dataset, order)
+        dataset = on_device(dataset, self.trainer.strategy.root_device)
+        return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size)
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.train, self.order, ResumableLoader)
+        self.setup()  # by the Trainer it was called
+        return ResumableLoader(self.batches(self.train, self.order))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        self.setup()
         if self.validation_images == 0:
             return []
         batches = cut(self.validation_indices, EVALUATION_BATCH_SIZE)
-        return self._loader(self.train, lambda epoch: batches)
+        return ResumableLoader(self.batches(self.train, lambda epoch: batches))
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.test, self.test_order)
+        self.setup()
+        return ResumableLoader(self.batches(self.test, self.test_order))
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
-        images, labels = batch
-        return scale_pixels(images, dtype), one_hot(labels, dtype)  # [N, 1, 28, 28], [N, 10]
+        return prepare(batch, dtype)  # [N, 1, 28, 28], [N, 10]
 
     def gather(self, predictions: Sequence[Tensor]) -> np.ndarray:
         """Put what each device predicted for its test images in their order, on every device: [I, ...].
@@ -138,65 +147,93 @@ class MNISTDataModule(L.LightningDataModule):
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
         everyone = own.new_zeros(len(self.test), *own.shape[1:])
-        everyone[torch.cat(list(self.batches(self.test_order, device)))] = own
+        everyone[torch.cat(self.batches(self.test, self.test_order).indices).to(device)] = own
         return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
 
-    def _loader(self, dataset: TensorDataset, order: Order, kind: type[DataLoader] = DataLoader) -> DataLoader:
-        if self.trainer is not None:
-            dataset = on_device(dataset, self.trainer.strategy.root_device)
-        return kind(dataset, sampler=self.batches(order, dataset.tensors[0].device), batch_size=None)
 
+class Batches(Dataset[tuple[Tensor, ...]]):
+    """The batches of an epoch, of each the share of one device: every `world_size`-th image.
 
-class Batches(DistributedSampler):
-    """Yield the indices of one batch after the other, the share of one device: every `world_size`-th of each batch.
-
-    All devices together see in each step exactly the images that a single device would see. It is a
-    `DistributedSampler` so that Lightning calls `set_epoch` and does not share the batches out a second time.
+    All devices together see in each step exactly the images that a single device would see. A whole batch is one item,
+    taken at once, so that a sampler chooses among batches.
 
     Args:
+        dataset: of the images.
         order: returns the batches of an epoch, over all devices together; the same number in each.
         rank: number of this device, 0 to world_size - 1.
         world_size: number of devices.
-        device: where the indices are to lie; None for the CPU.
 
     Attributes:
-        taken: how many batches of the epoch were handed out.
-        skip: how many of the next epoch to leave out, once.
+        indices: of the images of each batch of the epoch, [n] each, on the device of the images.
     """
 
-    def __init__(self, order: Order, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
-        super().__init__(TensorDataset(torch.empty(0)), world_size, rank)  # which images there are, `order` knows
-        self.order = order
-        self.device = device
-        self.steps = len(order(0))
-        self.taken = self.skip = 0
+    def __init__(self, dataset: TensorDataset, order: Order, rank: int = 0, world_size: int = 1) -> None:
+        self.dataset, self.order, self.rank, self.world_size = dataset, order, rank, world_size
+        self.epoch = -1
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch = epoch
+            own = [batch[self.rank :: self.world_size] for batch in self.order(epoch)]
+            # To the device once an epoch: each copy waits for it.
+            indices = torch.from_numpy(np.concatenate(own)).to(self.dataset.tensors[0].device)
+            self.indices = torch.split(indices, [len(share) for share in own])
 
     def __len__(self) -> int:
-        return self.steps
+        return len(self.indices)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.dataset[self.indices[index]]
+
+
+class InOrder(DistributedSampler[tuple[Tensor, ...]]):
+    """Choose the batches of an epoch one after the other, on every device the same.
+
+    It is a `DistributedSampler` so that Lightning tells it the epoch and does not share the batches out a second time.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(batches, batches.world_size, batches.rank, shuffle=False)
+        self.batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]  # torch's stubs say items, and mean indices
+        return iter(range(len(self)))
+
+
+class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
+    """A DataLoader that resumes in the middle of an epoch, through the two methods that Lightning looks for.
+
+    Lightning saves its state in a checkpoint and, if that lies within an epoch, loads it before it asks for batches.
+
+    Args:
+        dataset: batches, one an item.
+        sampler: which of them and when; by default all, in order. Lightning puts another in its place for
+            `overfit_batches`.
+        options: as of a DataLoader.
+    """
+
+    def __init__(self, dataset: Batches, sampler: Sampler[int] | None = None, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler or InOrder(dataset), **options | {"batch_size": None})
+        self.taken = self.skip = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, as good as an iterator
         self.taken, self.skip = self.skip, 0
-        own = [batch[self.rank :: self.num_replicas] for batch in self.order(self.epoch)]
-        # To the device once an epoch: each copy waits for it.
-        indices = torch.from_numpy(np.concatenate(own)).to(self.device or "cpu")
-        for batch in itertools.islice(torch.split(indices, [len(share) for share in own]), self.taken, None):
+        for batch in itertools.islice(super().__iter__(), self.taken, None):
             self.taken += 1
             yield batch
 
-
-class ResumableLoader(DataLoader):
-    """A DataLoader over `Batches` that resumes in the middle of an epoch, through the two methods Lightning looks for.
-
-    Lightning saves its state in a checkpoint and, if that lies within an epoch, loads it before it asks for batches.
-    """
-
     def state_dict(self) -> dict[str, int]:
-        assert isinstance(self.sampler, Batches)
-        return {"batches": self.sampler.taken}
+        return {"batches": self.taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        assert isinstance(self.sampler, Batches)
-        self.sampler.skip = state["batches"]
+        self.skip = state["batches"]
 
 
 def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -230,6 +267,64 @@ def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     chosen = [rng.choice(np.flatnonzero(labels == k), size, replace=False) for k, size in enumerate(wanted)]
     return np.sort(np.concatenate(chosen))
+
+
+def prepare(batch: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Turn a batch, as any loader may give it, into what the model is trained on.
+
+    Args:
+        batch: images as `prepare_images` takes them, and labels: classes 0 to 9, [N], or one-hot rows, [N, 10].
+        dtype: of the model.
+
+    Returns:
+        Images [N, 1, 28, 28] in [0, 1] and one-hot labels [N, 10].
+
+    Raises:
+        InputError: names what came and what was expected.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        raise InputError(f"a batch is {_described(batch)}; expected images and labels, a pair of tensors")
+    images, labels = prepare_images(batch[0], dtype), batch[1]
+    classes = labels.ndim == 1 and not labels.dtype.is_floating_point and labels.dtype != torch.bool
+    if len(labels) != len(images) or not (classes or labels.shape[1:] == (CLASSES,)):
+        raise InputError(
+            f"labels are {_described(labels)} for {len(images)} images; expected classes 0 to 9, [N], or one-hot rows, "
+            "[N, 10]"
+        )
+    if not classes:
+        return images, labels.to(dtype)
+    labels = labels.long()
+    if not torch.compiler.is_compiling() and len(labels) and not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise InputError(f"labels are classes {labels.min()} to {labels.max()}; expected 0 to 9")
+    return images, one_hot(labels, dtype)
+
+
+def prepare_images(images: Any, dtype: torch.dtype) -> Tensor:
+    """Turn images, as any loader may give them, into what the model takes: [N, 1, 28, 28] in [0, 1], in `dtype`.
+
+    Args:
+        images: bytes 0 to 255 or floating-point pixels in [0, 1], [N, 1, 28, 28] or [N, 28, 28].
+        dtype: of the model.
+
+    Raises:
+        InputError: names what came and what was expected.
+    """
+    if isinstance(images, Tensor) and images.shape[1:] == (28, 28):
+        images = images.unsqueeze(1)
+    pixels = isinstance(images, Tensor) and (images.dtype == torch.uint8 or images.dtype.is_floating_point)
+    if not pixels or images.shape[1:] != (1, 28, 28):
+        raise InputError(
+            f"images are {_described(images)}; expected bytes, or floats in [0, 1], [N, 1, 28, 28] or [N, 28, 28]"
+        )
+    return scale_pixels(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(map(_described, value[:3]))})"
+    return f"a {type(value).__name__}"
 
 
 def scale_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 LARGEST_FILE = 2**28  # bytes, unpacked; five times MNIST's largest
-OTHER_DATA = "or pass --verify_data false for another data set in MNIST's format"
+OTHER_DATA = "or set verify_data false for another data set in MNIST's format"
 
 
 class MNISTFiles(NamedTuple):
@@ -50,9 +50,9 @@ def read_files(data_dir: str | Path, verify: bool = True) -> MNISTFiles:
     """
     try:
         if Path(data_dir).exists() and not Path(data_dir).is_dir():
-            raise InputError(f"--data_dir {data_dir}: a file; give a directory that holds MNIST/raw, or may")
+            raise InputError("a file; give a directory that holds MNIST/raw, or may", data_dir=str(data_dir))
     except OSError as error:  # a name that is too long
-        raise InputError(f"--data_dir {data_dir}: {error.strerror}; give a directory") from error
+        raise InputError(f"{error.strerror}; give a directory", data_dir=str(data_dir)) from error
     digest = hashlib.sha256()
     files_read: list[tuple[Path, Tensor]] = []
     for name, md5 in MD5.items():
@@ -72,7 +72,7 @@ def _find(path: Path, verify: bool) -> Path:
             return candidate
     if not verify:
         raise InputError(
-            f"{path}: missing; with --verify_data false all four files must be there, packed (.gz) or not, since "
+            f"{path}: missing; with verify_data false all four files must be there, packed (.gz) or not, since "
             "MNIST's would not belong to them"
         )
     return Path(str(files("lit_mnist") / "mnist" / packed.name))

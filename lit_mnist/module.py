@@ -1,5 +1,6 @@
 """The LightningModule: loss, metrics, optimizer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_mnist.data import prepare, prepare_images
 from lit_mnist.model import MNISTClassifier
 from lit_mnist.optim import KerasAdam
 
@@ -14,12 +16,16 @@ from lit_mnist.optim import KerasAdam
 class LitMNIST(L.LightningModule):
     """Train the documented model as Keras' `compile` and `fit` do.
 
-    Calling it gives class probabilities, as calling the Keras model does. Batches are images [N, 1, 28, 28] in
-    [0, 1] and one-hot labels [N, 10]. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once
-    an epoch, averaged over its images.
+    Calling it gives class probabilities, as calling the Keras model does. Batches are those of any loader of MNIST:
+    images as `lit_mnist.data.prepare_images` takes them, and classes [N] or one-hot labels [N, 10]; to predict, images
+    alone will do. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once an epoch, averaged over
+    its images; to a logger also `train_loss_step` and `train_accuracy_step`, of a batch, every `log_every_n_steps`.
 
     Args:
         learning_rate: of Adam, > 0.
+
+    Raises:
+        InputError: from a step, if a batch is none of these.
     """
 
     def __init__(self, learning_rate: float = 0.001) -> None:
@@ -28,11 +34,11 @@ class LitMNIST(L.LightningModule):
         # Channels last: of no effect on a result, but convolution and pooling take 0.88 of the time on a CPU.
         self.model = MNISTClassifier().to(memory_format=torch.channels_last)
         self.train_averages = Averages()
-        self.evaluation_averages = Averages()
+        self.evaluation_averages: dict[int, Averages] = {}  # one for each loader
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the class probabilities of images in [0, 1]: [N, 1, 28, 28] to [N, 10]."""
-        return self.model(images).softmax(dim=1)
+        """Compute the class probabilities of images in [0, 1], or of bytes: [N, 1, 28, 28] to [N, 10]."""
+        return self.model(prepare_images(images, self.model.conv.weight.dtype)).softmax(dim=1)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the cross-entropy of logits [N, 10] and one-hot labels [N, 10], averaged over images, in nats.
@@ -41,21 +47,17 @@ class LitMNIST(L.LightningModule):
         """
         return F.cross_entropy(logits, labels)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._shared_step(batch, self.train_averages)
-        # Not in on_train_epoch_end: Lightning calls that of the callbacks first, and they want to read the result.
-        if self.trainer.is_last_batch:
-            self._log_epoch("train", self.train_averages)
-        return loss
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._shared_step(batch, self.train_averages)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._shared_step(batch, self.evaluation_averages)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch, dataloader_idx)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._shared_step(batch, self.evaluation_averages)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch, dataloader_idx)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self(batch[0])  # [N, 10]
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch[0] if isinstance(batch, tuple | list) else batch)  # [N, 10]
 
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.hparams["learning_rate"])
@@ -63,14 +65,25 @@ class LitMNIST(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.train_averages.reset()
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Not in training_step, which torch.compile may have compiled for good.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # the Trainer's argument
+        if self.trainer.loggers and self.trainer.global_step % every == 0:
+            loss, correct, images = self.train_averages.batch.unbind()
+            step = {"train_loss_step": loss / images, "train_accuracy_step": correct / images}
+            self.log_dict(step, on_step=True, on_epoch=False)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train", {0: self.train_averages})
+
     def on_validation_epoch_start(self) -> None:
-        self.evaluation_averages.reset()
+        self.evaluation_averages.clear()
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val", self.evaluation_averages)
 
     def on_test_epoch_start(self) -> None:
-        self.evaluation_averages.reset()
+        self.evaluation_averages.clear()
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.evaluation_averages)
@@ -81,34 +94,41 @@ class LitMNIST(L.LightningModule):
         except RuntimeError:
             return  # it has none: saved before any training
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
-        own = self.train_averages.sums().to(self.device)
+        own = self.train_averages.sums.to(self.device)
         rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
         checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "train_averages" in checkpoint:
-            self.train_averages.load(checkpoint["train_averages"][self.global_rank].to(self.device))
+            loss, correct, images = checkpoint["train_averages"][self.global_rank].to(self.device).unbind()
+            self.train_averages.sums = torch.stack([loss, correct, images])
 
-    def _shared_step(self, batch: tuple[Tensor, Tensor], averages: "Averages") -> Tensor:
-        images, labels = batch
+    def _shared_step(self, batch: Any, averages: "Averages") -> Tensor:
+        images, labels = prepare(batch, self.model.conv.weight.dtype)
         logits = self.model(images)  # [N, 10]
         loss = self.loss(logits, labels)
         averages.update(loss.detach(), logits.detach(), labels)
         return loss
 
-    def _log_epoch(self, stage: str, averages: "Averages") -> None:
-        # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
-        # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
-        loss, correct, images = self.trainer.strategy.reduce(averages.sums().to(self.device), reduce_op="sum").unbind()
-        self.log_dict(  # tensors: Lightning would round numbers to 32 bits
-            {f"{stage}_loss": loss / images, f"{stage}_accuracy": correct / images},
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-            sync_dist=True,
-            reduce_fx="max",  # all devices log the same, of which the mean would be rounded once more
-        )
+    def _evaluation_step(self, batch: Any, loader: int) -> None:
+        self._shared_step(batch, self.evaluation_averages.setdefault(loader, Averages()))
+
+    def _log_epoch(self, stage: str, averages: Mapping[int, "Averages"]) -> None:
+        for loader, average in averages.items():
+            # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
+            # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
+            sums = self.trainer.strategy.reduce(average.sums.to(self.device), reduce_op="sum")
+            loss, correct, images = sums.unbind()
+            of_which = f"/dataloader_idx_{loader}" if len(averages) > 1 else ""  # as Lightning names them
+            self.log_dict(  # tensors: Lightning would round numbers to 32 bits
+                {f"{stage}_loss{of_which}": loss / images, f"{stage}_accuracy{of_which}": correct / images},
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                sync_dist=True,
+                reduce_fx="max",  # all devices log the same, of which the mean would be rounded once more
+            )
 
 
 class Averages:
@@ -117,37 +137,30 @@ class Averages:
     An average of batch averages would give the images of a short last batch more weight than the others. The sums
     stay on the device: reading them is left to whoever shows them. torchmetrics gives the same figures (the tests
     compare) for several times the price of a step's convolution.
+
+    Attributes:
+        sums: of loss, of correct predictions and of images of this device so far, [3].
+        batch: the same of the last batch.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.correct: Tensor | float = 0.0
-        self.images = 0
+        self.sums = self.batch = torch.zeros(3)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss [], its logits [N, 10] and one-hot labels [N, 10]."""
         predicted = logits.argmax(dim=1, keepdim=True)  # [N, 1]
-        self.loss = self.loss + _wide(loss) * len(labels)
-        self.correct = self.correct + _wide(labels.gather(1, predicted)).sum()
-        self.images += len(labels)
-
-    def sums(self) -> Tensor:
-        """Return the sums of loss, correct predictions and images of this device, [3]."""
-        loss = torch.as_tensor(self.loss)
-        return torch.stack([loss, torch.as_tensor(self.correct).to(loss), torch.full_like(loss, self.images)])
+        correct = _wide(labels.gather(1, predicted)).sum()
+        images = torch.full_like(correct, len(labels))
+        self.batch = torch.stack([_wide(loss) * len(labels), correct, images])
+        self.sums = self.sums.to(self.batch) + self.batch
 
     def means(self) -> dict[str, float]:
         """Return the running loss and accuracy; it waits for the device."""
-        loss, correct, images = self.sums().tolist()
+        loss, correct, images = self.sums.tolist()
         return {"loss": loss / images, "accuracy": correct / images} if images else {}
-
-    def load(self, sums: Tensor) -> None:
-        """Continue from sums, [3], as `sums` returned them."""
-        self.loss, self.correct, images = sums.unbind()
-        self.images = int(images)
 
 
 def _wide(x: Tensor) -> Tensor:

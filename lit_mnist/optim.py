@@ -136,8 +136,9 @@ class KerasAdam(torch.optim.Optimizer):
             raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
         for group in self.param_groups:  # of an earlier release they have less in them
             group |= {name: value for name, value in self.defaults.items() if name not in group}
-        for parameter, state_of_it in self.state.items():  # torch's kernel would read past the end of a smaller tensor
-            for name in STATE:
+        for parameter, state_of_it in self.state.items():
+            state_of_it.pop("step", None)  # which the groups count
+            for name in STATE:  # torch's kernel would read past the end of a smaller tensor
                 if name in state_of_it and state_of_it[name].shape != parameter.shape:
                     raise ValueError(f"{name} is {tuple(state_of_it[name].shape)}, expected {tuple(parameter.shape)}")
 

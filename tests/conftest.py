@@ -15,6 +15,7 @@ import lightning as L
 import pytest
 import torch
 from commands import Finished
+from lightning.pytorch.callbacks import Checkpoint
 from xdist.scheduler import LoadScopeScheduling
 
 from keras_ref.data import SHA256, load_data
@@ -36,7 +37,7 @@ def make_trainer(*callbacks: L.Callback, **flags: object) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

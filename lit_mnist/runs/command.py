@@ -76,7 +76,8 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
         except StoppedError as stopped:
             _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
         except InputError as error:
-            _exit(2, "" if tell_parent(error) else f"{prog}: error: {error}\n")
+            line = " ".join(error.as_flags.splitlines())
+            _exit(2, "" if tell_parent(InputError(line)) else f"{prog}: error: {line}\n")
         except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
             _exit(1, "" if tell_parent(error) else f"{prog}: error: {error}\n")
         except Exception as error:

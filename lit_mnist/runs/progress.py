@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich import get_console
 from rich.console import Console
@@ -36,8 +36,10 @@ def make_console() -> Console:
     return console if console.is_terminal and not console.is_dumb_terminal else PipeConsole()
 
 
-class EpochResults(L.Callback):
+class EpochResults(Checkpoint):
     """Collect a row of results an epoch, print it, and bring `metrics.csv` up to date.
+
+    It is a `Checkpoint` because Lightning calls those last, after the module has logged the results of the epoch.
 
     The rows and the seconds of training travel with the checkpoints; what was trained after the last one before a run
     was killed does not count.

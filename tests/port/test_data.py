@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from keras_ref.data import load_data
 from lit_mnist import LitMNIST, MNISTDataModule
-from lit_mnist.data import Batches, cut, on_device, scale_pixels, stratified_sample
+from lit_mnist.data import Batches, ResumableLoader, cut, on_device, scale_pixels, stratified_sample
 from lit_mnist.errors import InputError
 from lit_mnist.mnist_files import MD5, read_files
 
@@ -112,7 +112,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(side: str, filled_raw: Path
 @pytest.mark.parametrize("side", SIDES)
 def test_a_file_in_place_of_the_directory_is_named(side: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=f"--data_dir {tmp_path / 'file'}"):
+    with pytest.raises(InputError, match=f"data_dir='{tmp_path / 'file'}'"):
         SIDES[side](tmp_path / "file")
 
 
@@ -233,8 +233,9 @@ def test_devices_together_see_each_batch_of_one_device(count: int, batch_size: i
     def order(epoch: int) -> list[np.ndarray]:
         return cut(np.random.default_rng(epoch).permutation(indices), batch_size)
 
-    alone = Batches(order)
-    shares = [Batches(order, rank, world_size) for rank in range(world_size)]
+    dataset = TensorDataset(torch.empty(0))
+    alone = Batches(dataset, order).indices
+    shares = [Batches(dataset, order, rank, world_size).indices for rank in range(world_size)]
     together = list(zip(*shares, strict=True))
     assert len(together) == len(alone) == -(-count // batch_size)
     for batch, parts in zip(alone, together, strict=True):
@@ -254,8 +255,8 @@ def test_images_go_to_a_gpu_only_if_they_take_at_most_half_of_its_memory(monkeyp
 
 
 def test_indices_are_made_where_the_images_are() -> None:
-    batches = Batches(lambda epoch: cut(np.arange(10), 3), device=torch.device("meta"))
-    assert [batch.device.type for batch in batches] == ["meta"] * 4
+    batches = Batches(TensorDataset(torch.empty(10, device="meta")), lambda epoch: cut(np.arange(10), 3))
+    assert [batch.device.type for batch in batches.indices] == ["meta"] * 4
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch(data_dir: Path) -> None:
@@ -272,9 +273,9 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch(data_dir: Path) -> None:
 
 
 def test_lightning_tells_the_batches_which_epoch_it_is() -> None:
-    seen = Batches(lambda epoch: [np.array([epoch])])
-    seen.set_epoch(7)
-    assert [batch.tolist() for batch in seen] == [[7]]
+    loader = ResumableLoader(Batches(TensorDataset(torch.arange(10)), lambda epoch: [np.array([epoch])]))
+    loader.sampler.set_epoch(7)
+    assert [batch.tolist() for (batch,) in loader] == [[7]]
 
 
 def test_an_order_that_is_given_is_the_one_that_is_trained_on(data_dir: Path) -> None:

@@ -90,7 +90,7 @@ def test_averages_equal_those_of_torchmetrics() -> None:
         averages.update(loss, logits, torch.nn.functional.one_hot(labels, 10))
         mean.update(loss, size)
         accuracy.update(logits, labels)
-    loss_sum, correct, images = averages.sums().tolist()
+    loss_sum, correct, images = averages.sums.tolist()
     assert images == 238
     assert loss_sum / images == pytest.approx(mean.compute().item(), rel=1e-6)
     assert correct / images == pytest.approx(accuracy.compute().item(), rel=1e-6)

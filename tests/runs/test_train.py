@@ -133,7 +133,7 @@ def test_other_data_in_mnists_format_trains_where_it_is_allowed(tmp_path: Path, 
     for module in COMMANDS.values():
         refused = command("-m", module, *flags, "--run_name", "no")
         assert refused.returncode == 2
-        assert "--verify_data false" in refused.stderr
+        assert "verify_data false" in refused.stderr
         finished = command("-m", module, *flags, "--run_name", module, "--verify_data", "false")
         assert finished.returncode == 0, finished.stderr
         assert json.loads((tmp_path / module / "summary.json").read_text())["test_images"] == 200
