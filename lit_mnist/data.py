@@ -131,14 +131,16 @@ class MNISTDataModule(L.LightningDataModule):
         """Put what each device predicted for its test images in their order, on every device: [I, ...].
 
         Args:
-            predictions: this device's, of one batch after the other, [N, ...] each.
+            predictions: this device's, of one batch after the other, [N, ...] each; of all batches or the first few.
         """
         assert self.trainer is not None
         own = torch.cat(list(predictions))  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-        everyone = own.new_zeros(len(self.test), *own.shape[1:])
-        everyone[torch.cat(list(self.batches(self.test_order, device)))] = own
+        indices = torch.cat(list(self.batches(self.test_order, device))[: len(predictions)])
+        images = np.concatenate(self.test_order(0)[: len(predictions)])
+        everyone = own.new_zeros(images.max() + 1, *own.shape[1:])
+        everyone[indices] = own
         return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order, kind: type[DataLoader] = DataLoader) -> DataLoader:
