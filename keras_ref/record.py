@@ -1,6 +1,6 @@
 """python -m keras_ref.record: train Keras and the wrong ports over many seeds, and keep their results.
 
-The results stand in `recorded.json` beside this file: the ladder's rung 11 and the README's figures come from there.
+The results stand in `parity/recorded.json`: the ladder's rung 11 and the README's figures come from there.
 """
 
 import json
@@ -29,6 +29,7 @@ def record(
     keras: NonNegativeInt = 0,
     port: NonNegativeInt = 0,
     mutants: NonNegativeInt = 0,
+    only: list[str] | None = None,
     data_dir: str = "data",
     output: str = str(RECORDED),
 ) -> None:
@@ -40,6 +41,7 @@ def record(
         keras: Trainings of Keras, with seeds 0, 1, ...
         port: Trainings of the port.
         mutants: Trainings of each wrong port of lit_mnist/mutants.py.
+        only: Names of those wrong ports to train, as in [SoftmaxTwice]; null takes all.
         data_dir: Where the data set is.
         output: File (.json) to write.
     """
@@ -53,13 +55,18 @@ def record(
         raise InputError(
             f"--output {output}: {error}; name a file that this command has written, or a new one"
         ) from error
-    results_so_far |= {"versions": versions("keras", "tensorflow", "torch", "lightning", "numpy")}
-    results_so_far |= {"machine": platform.platform()}
+    made_by = {
+        "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),
+        "machine": platform.platform(),
+    }
+    # The mistakes of rung 12 are none on one device.
+    wrong_ports = [name for name, one in PITFALLS.items() if one.rung < 12]
+    if unknown := set(only or []) - set(wrong_ports):
+        raise InputError(f"--only {only}: no wrong port {sorted(unknown)[0]}; lit_mnist/mutants.py has them")
     trainings: list[tuple[str, str, Side, int]] = [
         ("keras", "", "theirs", keras),
         ("port", PORT, "ours", port),
-        # The mistakes of rung 12 are none on one device.
-        *((name, f"lit_mnist.mutants:{name}", "ours", mutants) for name, one in PITFALLS.items() if one.rung < 12),
+        *((name, f"lit_mnist.mutants:{name}", "ours", mutants) for name in (wrong_ports if only is None else only)),
     ]
     exit_on_signals()
     with (
@@ -70,7 +77,8 @@ def record(
         for name, candidate, side, runs in trainings:
             if runs:
                 results = sides.of(candidate).results(side, runs)
-                results_so_far[name] = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
+                rounded = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
+                results_so_far[name] = made_by | rounded
                 write_file(path, (json.dumps(results_so_far, indent=1) + "\n").encode())
                 accuracy = results["test_accuracy"]
                 display.print(f"{name:<24}accuracy {accuracy.mean():.4f}, {accuracy.min():.4f} to {accuracy.max():.4f}")

@@ -140,14 +140,15 @@ class MNISTDataModule(L.LightningDataModule):
         """Put what each device predicted for its test images in their order, on every device: [I, ...].
 
         Args:
-            predictions: this device's, of one batch after the other, [N, ...] each.
+            predictions: this device's, of one batch after the other, [N, ...] each; of all batches or the first few.
         """
         assert self.trainer is not None
         own = torch.cat(list(predictions))  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-        everyone = own.new_zeros(len(self.test), *own.shape[1:])
-        everyone[torch.cat(self.batches(self.test, self.test_order).indices).to(device)] = own
+        count = len(predictions)
+        everyone = own.new_zeros(np.concatenate(self.test_order(0)[:count]).max() + 1, *own.shape[1:])
+        everyone[torch.cat(self.batches(self.test, self.test_order).indices[:count]).to(device)] = own
         return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
 
 

@@ -121,7 +121,7 @@ def _main() -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     buffer = io.BytesIO()
     try:
-        np.savez(buffer, **_read(sys.stdin.buffer.read()))  # type: ignore[arg-type]  # as in trace_files
+        np.savez(buffer, **_read(sys.stdin.buffer.read()))  # type: ignore[arg-type]  # as in trace/files.py
     except Exception as error:  # whatever zipfile, json and h5py come upon in a forged file, the file is what is wrong
         buffer, code = io.BytesIO((str(error) or repr(error)).encode(errors="replace")), REFUSED
     else:

@@ -1,6 +1,6 @@
 """Mistakes of Keras-to-PyTorch ports, each a candidate that the ladder has to stop, and correct ports that it passes.
 
-`keras_ref/parity/pitfalls.py` says of each where it has to be stopped, and how to do it right.
+`keras_ref/parity/pitfalls.yaml` says of each where it has to be stopped, and how to do it right.
 
     python -m keras_ref.parity --candidate lit_mnist.mutants:NoEpsilonHat
 """

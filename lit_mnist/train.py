@@ -310,11 +310,14 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
         raise InputError(f"{checkpoint}: cannot be restored ({reason}); name another, or start a new run") from error
     train_seconds = parts.results.seconds()
     (tested,) = trainer.test(module, data, verbose=False)
+    tested_images = sum(map(len, data.test_order(0)[: int(trainer.num_test_batches[0])]))
     if not plan.writes:
         return dict(tested), np.empty((0, 10))
     probabilities = data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
+    if len(probabilities) != tested_images:
+        raise RuntimeError(f"{tested_images} images were tested, {len(probabilities)} predicted: one limit for both")
     return dict(tested) | {
-        "test_images": len(data.test),
+        "test_images": tested_images,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "epochs": plan.flags["max_epochs"],
         "batch_size": plan.flags["batch_size"],
@@ -333,7 +336,8 @@ def write(plan: Plan, parts: Parts, summary: Mapping[str, Any], probabilities: "
         console.print("fast_dev_run: one batch was trained on and one tested; no results were written.")
         return
     images, labels = (tensor.numpy() for tensor in plan.data.test.tensors)
-    write_results(plan.run_directory, parts.results.rows, summary, images[:, 0], labels, probabilities)
+    count = len(probabilities)
+    write_results(plan.run_directory, parts.results.rows, summary, images[:count, 0], labels[:count], probabilities)
     console.print(result_lines(plan.run_directory, summary), soft_wrap=True, highlight=False, markup=False)
 
 

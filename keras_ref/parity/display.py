@@ -125,7 +125,10 @@ def conclusion(
         lines.append(f"{candidate} is not the documented model, trained the same way.")
         lines.append(f"First divergence, rung {last.rung.number} ({last.rung.name}, {last.dtype}):")
         lines.append(f"{in_words(last.shown.what)}: {last.figure}.")
-        missing = "the candidate keeps or logs no such thing: lit_mnist/trace/candidate.py says what it has to"
+        missing = (
+            "the candidate has no such thing: a parameter that is frozen or not used has no gradient and no moments; "
+            "lit_mnist/trace/candidate.py says what else it has to keep and to log"
+        )
         lines.append(f"Hint: {missing if '(not there)' in last.shown.what else last.rung.hint}.")
     if mutants:
         as_predicted = sum(mutant.as_predicted for mutant in mutants)

@@ -28,5 +28,8 @@ def accuracy_lost(mutant: str) -> float | None:
 
 @functools.cache
 def recorded() -> dict[str, Any]:
-    """Return what was recorded: for `keras`, `port` and every mutant `test_accuracy` and `test_loss`, lists [runs]."""
+    """Return what was recorded: for `keras`, `port` and every mutant `test_accuracy` and `test_loss`, lists [runs].
+
+    And the `versions` and the `machine` that they were trained with.
+    """
     return dict(json.loads(RECORDED.read_text()))

@@ -93,12 +93,16 @@ class Candidate:
         return {f"{prefix}/{key}": np.array(array) for key, array in arrays.items()}
 
     def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
-        """Return the weights and the moments of Adam, as far as the optimizer keeps them."""
+        """Return the weights and the moments of Adam, as far as the optimizer keeps them; NaN for those of a tensor."""
         arrays = self.arrays(f"{prefix}weights")
         for kind, moment in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
-            if all(moment in optimizer.state[parameter] for parameter in self.parameters.values()):
-                moments = {path: optimizer.state[parameter][moment] for path, parameter in self.parameters.items()}
-                arrays |= self.arrays(f"{prefix}{kind}", moments)
+            moments = {path: optimizer.state[p].get(moment) for path, p in self.parameters.items()}
+            if any(tensor is not None for tensor in moments.values()):
+                known = {
+                    path: torch.full_like(self.parameters[path], torch.nan) if tensor is None else tensor
+                    for path, tensor in moments.items()
+                }
+                arrays |= self.arrays(f"{prefix}{kind}", known)
         return arrays
 
     def activations(self, prefix: str, images: Tensor) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from keras_ref.parity.samples import drawn_again, glorot_bound
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import DRAWN_AGAIN
 from keras_ref.trace.trainings import glorot_uniform
-from lit_mnist import LitMNIST, MNISTDataModule, mutants
+from lit_mnist import KerasAdam, LitMNIST, MNISTDataModule, mutants
 from lit_mnist.errors import InputError
 from lit_mnist.layout import WEIGHTS
 from lit_mnist.mutants import CORRECT
@@ -259,6 +259,21 @@ def test_what_was_kept_does_not_change_with_the_next_step() -> None:
         for parameter in candidate.parameters.values():
             parameter.add_(1)
     assert all(np.array_equal(kept[key], before[key]) for key in before)
+
+
+def test_a_moment_that_is_missing_is_that_of_its_own_tensor() -> None:
+    """An optimizer that was not given a bias keeps the moments of all others."""
+    candidate = Candidate("lit_mnist:LitMNIST")
+    held = [parameter for path, parameter in candidate.parameters.items() if not path.endswith("hidden.bias")]
+    optimizer = KerasAdam(held)
+    for parameter in held:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = candidate.state("", optimizer)
+    assert [name for name, array in state.items() if np.isnan(array).any()] == [
+        "adam_m/hidden/bias",
+        "adam_v/hidden/bias",
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"not a zip at all"])

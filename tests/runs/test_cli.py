@@ -164,3 +164,18 @@ def test_without_tensorflow_the_original_says_what_to_install(tmp_path: Path, co
     (line,) = finished.stderr.splitlines()
     assert 'pip install -e ".[keras]"' in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "nothing to record"),
+        (["--mutants", "1", "--only", "[NoSuch]"], r"--only \['NoSuch'\]: no wrong port NoSuch"),
+        (["--port", "1", "--output", "none/recorded.json"], "none/recorded.json: there is no such directory"),
+        (["--port", "1", "--output", "a_file"], "a_file: .*name a file that this command has written"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_any_training(
+    flags: list[str], says: str, tmp_path: Path, command: Command
+) -> None:
+    check_refused("keras_ref.record", flags, says, tmp_path, command)
