@@ -59,6 +59,15 @@ def test_every_python_example_of_the_pages_runs(code: str, command: Command, tmp
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.slow
+def test_the_port_to_begin_with_climbs(command: Command, tmp_path: Path) -> None:
+    (code,) = (block for block in PYTHON_BLOCKS if "class MyPort" in block)
+    (tmp_path / "my_port.py").write_text(code)
+    flags = ["--candidate", "my_port:MyPort", "--steps", "20", "--dtype", "float64"]
+    finished = command("-m", "keras_ref.parity", *flags, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout
+
+
 def test_every_file_that_a_page_links_to_exists() -> None:
     for path, text in PAGES.items():
         links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)

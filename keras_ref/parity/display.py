@@ -48,9 +48,10 @@ class Display:
         self.progress.stop()
 
     def update(self, side: Side, doing: str, step: int, steps: int) -> None:
-        self.progress.update(
-            self.tasks[side], description=f"{self.names[side]}: {doing}", completed=step, total=steps or None
-        )
+        description = f"{self.names[side]}: {doing}"
+        if step == 0:  # rich stops the clock of a bar that was full once
+            self.progress.reset(self.tasks[side], description=description, total=steps or None)
+        self.progress.update(self.tasks[side], description=description, completed=step, total=steps or None)
 
     def print(self, line: str) -> None:
         self.progress.console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -136,7 +136,7 @@ def answer(module: str, connection: Connection, log: str) -> None:
 def last_line(log: Path) -> str:
     """Return the last line that a process printed."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1].removeprefix("lit_mnist.errors.InputError: ") if lines else "it said nothing"
 
 
 def _where(error: Exception) -> str:

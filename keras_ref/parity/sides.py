@@ -75,7 +75,8 @@ class Sides:
     def facts(self) -> tuple[Arrays, Arrays]:
         """What each side is before it trains."""
         sides: tuple[Side, Side] = ("ours", "theirs")
-        ours, theirs = self.ask([self.request(side, "facts", data_dir=self.data_dir, seeds=SEEDS) for side in sides])
+        requests = [self.request(side, "facts", data_dir=self.data_dir, seeds=SEEDS) for side in sides]
+        ours, theirs = self.ask(requests, "starting; data, layers, start weights")
         return ours, theirs
 
     def inputs(self, training: str, dtype: str) -> TraceInputs:

@@ -64,8 +64,8 @@ class Checkpoints(Checkpoint):
         self.restored = True
         now, earlier = torch.get_num_threads(), self.earlier_threads
         if trainer.is_global_zero and earlier not in (None, now) and trainer.strategy.root_device.type == "cpu":
-            how = f"resumes with {now} threads, not with {earlier} as before: sums will be rounded in another order"
-            print(f"The training {how} (OMP_NUM_THREADS={earlier} keeps it)", file=sys.stderr)
+            how = f"not with as many threads as before ({now}, not {earlier}): sums will be rounded in another order"
+            print(f"The training resumes {how} (OMP_NUM_THREADS={earlier} keeps it)", file=sys.stderr)
         self.signals.defer()
 
     def on_train_batch_end(

@@ -126,6 +126,7 @@ class Candidate:
 
 def _import_class(name: str) -> type[Any]:
     module_name, _, class_name = name.partition(":")
+    module_name = module_name.removesuffix(".py")
     try:
         candidate = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # its file may do anything

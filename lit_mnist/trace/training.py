@@ -191,7 +191,7 @@ class StepTrace(EpochLog):
         self, given: TraceInputs, candidate: Candidate, checkpoint: Path | None = None, kill_after: int | None = None
     ) -> None:
         super().__init__()
-        self.candidate = candidate
+        self.given, self.candidate = given, candidate
         self.checkpoint, self.kill_after = checkpoint, kill_after
         self.record_at = set(given.record_at.tolist())
         self.kept: dict[str, np.ndarray] = {}
@@ -212,6 +212,11 @@ class StepTrace(EpochLog):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.losses, self.accuracies = checkpoint["trace"]["steps"][trainer.global_rank].tolist()
         self.epochs = checkpoint["trace"]["epochs"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.given.learning_rate == 0:  # a port that has a rate of its own is not to move before rung 8 looks at it
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
