@@ -115,6 +115,8 @@ class LitMNIST(L.LightningModule):
         self._shared_step(batch, self.evaluation_averages.setdefault(loader, Averages()))
 
     def _log_epoch(self, stage: str, averages: Mapping[int, "Averages"]) -> None:
+        if self.trainer.barebones:
+            return  # then Lightning takes no logging
         for loader, average in averages.items():
             # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
             # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
@@ -126,6 +128,7 @@ class LitMNIST(L.LightningModule):
                 on_step=False,
                 on_epoch=True,
                 batch_size=1,
+                add_dataloader_idx=False,
                 sync_dist=True,
                 reduce_fx="max",  # all devices log the same, of which the mean would be rounded once more
             )

@@ -134,6 +134,7 @@ class KerasAdam(torch.optim.Optimizer):
         super().__setstate__(state)
         if not all("t" in group for group in self.param_groups):
             raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
+        self.defaults.pop("differentiable", None)  # torch puts it there; nothing here would be it
         for group in self.param_groups:  # of an earlier release they have less in them
             group |= {name: value for name, value in self.defaults.items() if name not in group}
         for parameter, state_of_it in self.state.items():

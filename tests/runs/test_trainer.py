@@ -1,0 +1,258 @@
+"""The port in other people's Trainers: their arguments, their loaders, their callbacks, torch.compile."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torchvision
+import trainer_flags
+from conftest import make_trainer, write_small_data_set
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import ToTensor
+from trainer_flags import FLAGS, check
+
+from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.errors import InputError
+from lit_mnist.mnist_files import read_files
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,000 training images and 200 test images."""
+    path = tmp_path_factory.mktemp("small")
+    write_small_data_set(path, 1_000)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")  # Lightning (2.6.6) says so of any sampler
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_argument_of_the_trainer_trains_and_reports(name: str, small: Path, tmp_path: Path) -> None:
+    check(small, tmp_path, name)
+
+
+def test_every_argument_works_on_two_devices(small: Path, tmp_path: Path) -> None:
+    script = Path(trainer_flags.__file__)
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", script, small, tmp_path]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+# Loaders of other people
+
+
+def read(small: Path, train: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes [I, 1, 28, 28] and classes [I]."""
+    files = read_files(small, verify=False)
+    images, labels = (files.train if train else files.test).tensors
+    return images, labels
+
+
+FORMS: dict[str, Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]] = {
+    "bytes and classes": lambda images, labels: (images, labels),
+    "floats and one-hot rows": lambda images, labels: (images / 255, one_hot(labels, 10).float()),
+    "without a channel": lambda images, labels: (images[:, 0], labels.int()),
+    "float64 and one-hot integers": lambda images, labels: (images.double() / 255, one_hot(labels, 10)),
+    "float32 without a channel, one-hot bytes": lambda images, labels: (images[:, 0] / 255, one_hot(labels, 10).byte()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loader_of_any_form_trains_alike(form: str, small: Path) -> None:
+    """As the data module's loader does, to the last bit."""
+
+    def loader(train: bool) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*FORMS[form](*read(small, train))), batch_size=100)
+
+    L.seed_everything(0, verbose=False)
+    module = LitMNIST()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, loader(train=True), [loader(train=False), loader(train=True)])
+    metrics = dict(trainer.callback_metrics)
+    names = {f"val_{name}/dataloader_idx_{index}" for name in ("loss", "accuracy") for index in (0, 1)}
+    assert metrics.keys() == {"train_loss", "train_accuracy", *names}
+    (tested,) = trainer.test(module, loader(train=False), verbose=False)
+    assert tested["test_loss"] == pytest.approx(metrics["val_loss/dataloader_idx_0"].item(), rel=1e-6)
+
+    L.seed_everything(0, verbose=False)
+    ours, trainer = LitMNIST(), make_trainer(max_epochs=1, limit_val_batches=0)
+    order = [np.arange(start, start + 100) for start in range(0, 1_000, 100)]
+    data = MNISTDataModule(small, verify_data=False, order=lambda epoch: order)
+    trainer.fit(ours, data)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), ours.parameters(), strict=True))
+    assert torch.equal(trainer.callback_metrics["train_loss"], metrics["train_loss"])
+
+
+def test_torchvisions_own_data_set_trains_tests_and_predicts(small: Path) -> None:
+    def loader(train: bool) -> DataLoader[Any]:
+        return DataLoader(torchvision.datasets.MNIST(small, train, ToTensor()), batch_size=64, shuffle=train)
+
+    module, trainer = LitMNIST(), make_trainer(max_epochs=2)
+    trainer.fit(module, loader(train=True), loader(train=False))
+    assert trainer.callback_metrics["val_accuracy"] > 0.5
+    (tested,) = trainer.test(module, loader(train=False), verbose=False)
+    predictions = torch.cat(trainer.predict(module, loader(train=False)))
+    labels = read(small, train=False)[1]
+    assert (predictions.argmax(dim=1) == labels).double().mean().item() == pytest.approx(tested["test_accuracy"])
+
+
+@pytest.mark.parametrize("alone", [lambda images: images, lambda images: TensorDataset(images)])
+def test_images_alone_are_enough_to_predict(alone: Callable[[torch.Tensor], Any], small: Path) -> None:
+    images, _ = read(small, train=False)
+    module = LitMNIST()
+    predictions = torch.cat(make_trainer().predict(module, DataLoader(alone(images), batch_size=64)))
+    with torch.no_grad():
+        torch.testing.assert_close(predictions, module(images / 255))
+
+
+IMAGES, CLASSES = torch.zeros(5, 1, 28, 28), torch.arange(5)
+PAIR = "expected images and labels, a pair of tensors"
+TAKEN = r"expected bytes, or floats in \[0, 1\], \[N, 1, 28, 28\] or \[N, 28, 28\]"
+LABELS = r"expected classes 0 to 9, \[N\], or one-hot rows, \[N, 10\]"
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (IMAGES, rf"a batch is float32 \[5, 1, 28, 28\]; {PAIR}"),
+        ({"images": IMAGES}, f"a batch is a dict; {PAIR}"),
+        ((IMAGES, CLASSES, CLASSES), rf"a batch is a tuple of 3 \(float32 .*\); {PAIR}"),
+        ((IMAGES, [1, 2, 3, 4, 5]), f"a batch is a tuple of 2 .*; {PAIR}"),
+        ((torch.zeros(5, 28, 28, 1), CLASSES), rf"images are float32 \[5, 28, 28, 1\]; {TAKEN}"),
+        ((torch.zeros(5, 3, 28, 28), CLASSES), rf"images are float32 \[5, 3, 28, 28\]; {TAKEN}"),
+        ((torch.zeros(5, 784), CLASSES), rf"images are float32 \[5, 784\]; {TAKEN}"),
+        ((torch.zeros(5, 1, 32, 32), CLASSES), rf"images are float32 \[5, 1, 32, 32\]; {TAKEN}"),
+        ((IMAGES.long(), CLASSES), rf"images are int64 \[5, 1, 28, 28\]; {TAKEN}"),
+        ((IMAGES, CLASSES.float()), rf"labels are float32 \[5\] for 5 images; {LABELS}"),
+        ((IMAGES, CLASSES[:, None]), rf"labels are int64 \[5, 1\] for 5 images; {LABELS}"),
+        ((IMAGES, CLASSES[:4]), rf"labels are int64 \[4\] for 5 images; {LABELS}"),
+        ((IMAGES, torch.zeros(5, 11)), rf"labels are float32 \[5, 11\] for 5 images; {LABELS}"),
+        ((IMAGES, CLASSES > 2), rf"labels are bool \[5\] for 5 images; {LABELS}"),
+        ((IMAGES, CLASSES + 6), "labels are classes 6 to 10; expected 0 to 9"),
+        ((IMAGES, CLASSES - 1), "labels are classes -1 to 3; expected 0 to 9"),
+        ((torch.tensor(1.0), torch.tensor(1)), rf"images are float32 \[\]; {TAKEN}"),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_is_refused_in_a_sentence(batch: Any, says: str) -> None:
+    with pytest.raises(InputError, match=f"^{says}$"):
+        LitMNIST().training_step(batch, 0)
+
+
+def test_outside_of_a_trainer_the_data_modules_batches_can_be_looked_at(small: Path) -> None:
+    data = MNISTDataModule(small, batch_size=300, validation_images=100, verify_data=False)
+    batches = list(data.train_dataloader())
+    assert [len(images) for images, _ in batches] == [300, 300, 300]
+    images, labels = batches[0]
+    assert (images.dtype, images.shape[1:], labels.dtype) == (torch.uint8, (1, 28, 28), torch.int64)
+    assert [len(labels) for _, labels in data.val_dataloader()] == [100]
+    assert [len(labels) for _, labels in data.test_dataloader()] == [200]
+    assert LitMNIST()(images).shape == (300, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"validation_images": 1_000}, "^validation_images=1000: there are 1000 training images"),
+        ({"data_dir": __file__}, "^data_dir='.*test_trainer.py': a file"),
+    ],
+)
+def test_an_error_of_the_data_module_speaks_of_its_arguments(arguments: dict[str, Any], says: str, small: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        MNISTDataModule(**{"data_dir": small, "verify_data": False} | arguments).setup()
+
+
+# torch.compile
+
+
+class Compiler:
+    """A backend of torch.compile that runs what it is given as it is, and counts after how many steps it was asked."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.asked: list[int] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.asked.append(self.steps)
+        return graph.forward
+
+
+class CountSteps(L.Callback):
+    def __init__(self, compiler: Compiler) -> None:
+        self.compiler = compiler
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.compiler.steps += 1
+
+    def on_predict_batch_end(self, *_: object) -> None:
+        self.compiler.steps += 1
+
+
+def test_a_compiled_module_is_not_compiled_again_after_the_first_steps(small: Path) -> None:
+    def fit(module: Any, *callbacks: L.Callback) -> torch.Tensor:
+        data = MNISTDataModule(small, batch_size=300, verify_data=False)  # 300, 300, 300 and 100
+        trainer = make_trainer(*callbacks, max_epochs=4, limit_val_batches=0)
+        trainer.fit(module, data)
+        return trainer.callback_metrics["train_loss"]
+
+    compiler = Compiler()
+    L.seed_everything(0, verbose=False)
+    compiled = fit(torch.compile(LitMNIST(), backend=compiler), CountSteps(compiler))
+    assert compiler.asked
+    assert max(compiler.asked) <= 4  # the first steps of both sizes, and of the second epoch
+    L.seed_everything(0, verbose=False)
+    assert torch.equal(compiled, fit(LitMNIST()))
+
+
+def test_a_module_that_compiles_its_call_is_not_compiled_again_after_the_first_batches(small: Path) -> None:
+    compiler, module, data = Compiler(), LitMNIST(), MNISTDataModule(small, verify_data=False)
+    data.setup()
+    module.compile(backend=compiler)
+    loader = DataLoader(data.train, batch_size=300)  # 300, 300, 300 and 100
+    trainer = make_trainer(CountSteps(compiler))
+    predictions = [torch.cat(trainer.predict(module, loader)) for _ in range(2)]
+    assert compiler.asked
+    assert max(compiler.asked) <= 3
+    with torch.no_grad():
+        torch.testing.assert_close(predictions[1], LitMNIST.forward(module, data.train.tensors[0]))
+
+
+# Checkpoints and callbacks of Lightning
+
+
+def test_lightnings_own_checkpoints_work_as_its_users_expect(small: Path, tmp_path: Path) -> None:
+    def run(epochs: int, name: str, **fit: Any) -> tuple[L.Trainer, LitMNIST, MNISTDataModule]:
+        best = ModelCheckpoint(tmp_path / name, "best", monitor="val_loss", save_last=True)
+        L.seed_everything(0, verbose=False)
+        trainer = make_trainer(best, EarlyStopping("val_loss", patience=9), max_epochs=epochs)
+        module = LitMNIST()
+        data = MNISTDataModule(small, validation_images=120, verify_data=False)
+        trainer.fit(module, data, **fit)
+        return trainer, module, data
+
+    trainer, whole, data = run(3, "whole")
+    (best,) = trainer.test(datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
+    (last,) = trainer.test(datamodule=data, ckpt_path="last", weights_only=True, verbose=False)
+    loaded = LitMNIST.load_from_checkpoint(tmp_path / "whole" / "last.ckpt", weights_only=True)
+    (again,) = make_trainer().test(loaded, data, verbose=False)
+    assert last == again
+    assert best.keys() == last.keys()
+
+    run(1, "begun")
+    trainer, resumed, _ = run(3, "resumed", ckpt_path=tmp_path / "begun" / "last.ckpt", weights_only=True)
+    assert trainer.global_step == 27
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_the_best_of_a_training_that_ends_within_an_epoch_is_saved(small: Path, tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="train_loss")
+    trainer = make_trainer(best, max_steps=13, limit_val_batches=0)
+    trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False))
+    assert Path(best.best_model_path).is_file()
+    assert best.best_model_score == trainer.callback_metrics["train_loss"]
