@@ -226,6 +226,7 @@ def test_a_module_that_compiles_its_call_is_not_compiled_again_after_the_first_b
 # Checkpoints and callbacks of Lightning
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # it is that of the run
 def test_lightnings_own_checkpoints_work_as_its_users_expect(small: Path, tmp_path: Path) -> None:
     def run(epochs: int, name: str, **fit: Any) -> tuple[L.Trainer, LitMNIST, MNISTDataModule]:
         best = ModelCheckpoint(tmp_path / name, "best", monitor="val_loss", save_last=True)
@@ -245,7 +246,7 @@ def test_lightnings_own_checkpoints_work_as_its_users_expect(small: Path, tmp_pa
     assert best.keys() == last.keys()
 
     run(1, "begun")
-    trainer, resumed, _ = run(3, "resumed", ckpt_path=tmp_path / "begun" / "last.ckpt", weights_only=True)
+    trainer, resumed, _ = run(3, "begun", ckpt_path=tmp_path / "begun" / "last.ckpt", weights_only=True)
     assert trainer.global_step == 27
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
