@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import NonNegativeInt
-
 from keras_ref.parity.display import Display, make_console
 from keras_ref.parity.pitfalls import PITFALLS
 from keras_ref.parity.processes import Side
@@ -18,7 +16,7 @@ from keras_ref.parity.recorded import RECORDED
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import MARGINS
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import run
+from lit_mnist.runs.command import NonNegativeInt, run
 from lit_mnist.runs.files import check_output, versions, write_file
 from lit_mnist.runs.signals import exit_on_signals
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
-from lit_mnist.runs.command import BatchSize, LearningRate, Seed, run
+from lit_mnist.runs.command import BatchSize, LearningRate, PositiveInt, Seed, run
 from lit_mnist.runs.directory import (
     create_run_directory,
     plan_run_directory,

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import BatchSize, Devices, LearningRate, Seconds, Seed, run
+from lit_mnist.runs.command import (
+    BatchSize,
+    Devices,
+    LearningRate,
+    NonNegativeInt,
+    PositiveInt,
+    Seconds,
+    Seed,
+    Share,
+    run,
+)
 from lit_mnist.runs.directory import (
     create_run_directory,
     epochs_of_results,
@@ -63,7 +72,7 @@ def train(
     run_name: str | None = None,
     logger: Literal["csv", "tensorboard"] = "csv",
     fast_dev_run: bool = False,
-    limit_train_batches: PositiveInt | OpenUnitInterval | None = None,
+    limit_train_batches: PositiveInt | Share | None = None,
     deterministic: bool = False,
     checkpoint_every_n_steps: NonNegativeInt | None = None,
     resume: str | None = None,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FORMAT = "lit_mnist.trace.files"
-COMMANDS = {"lit_mnist.train"}  # beside the port's files; they may look at `runs`, too
+COMMANDS = {"lit_mnist.train", "lit_mnist.__main__"}  # beside the port's files; they may look at `runs`, too
 ROOMS = {  # the most particular name first: (may import of this project, libraries it never loads)
     FORMAT: (("lit_mnist.errors", "lit_mnist.runs.files"), ("torch", "lightning", "tensorflow", "keras")),
     "lit_mnist.runs": (("lit_mnist.errors", "lit_mnist.runs"), ("tensorflow", "keras")),

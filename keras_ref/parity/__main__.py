@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import Seed, run
+from lit_mnist.runs.command import NonNegativeInt, PositiveInt, Seed, run
 from lit_mnist.runs.signals import exit_on_signals
 
 

@@ -3,37 +3,100 @@
 Light on purpose: `--help` and a mistyped flag are answered before torch or TensorFlow is imported.
 """
 
+import argparse
+import ast
 import atexit
+import difflib
 import functools
 import inspect
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, auto_cli
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 from jsonargparse.typing import restricted_number_type
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.signals import SignalHandler, StoppedError
 
+IN_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list[int]: "whole numbers, as in [1,2,5]",
+    list[str]: "names, as in [a,b]",
+    NoneType: "null",
+}
+
+
+def _number(name: str, base: type, words: str, *limits: tuple[str, float]) -> Any:
+    """Make a type of numbers within limits, and say in words which those are."""
+    restricted = restricted_number_type(name, base, list(limits))
+    IN_WORDS[restricted] = words
+    return restricted
+
+
 if TYPE_CHECKING:
+    PositiveInt = int
+    NonNegativeInt = int
     BatchSize = int
     Devices = int
-    LearningRate = float
     Seed = int
     Seconds = int
+    LearningRate = float
+    Share = float
 else:
-    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<=", 10**6)])
-    Devices = restricted_number_type("Devices", int, [(">", 0), ("<=", 10**4)])
-    LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e6)])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and torch's generators take
-    Seconds = restricted_number_type("Seconds", int, [(">", 0), ("<=", 10**7)])  # what C++ can count in nanoseconds
+    PositiveInt = _number("PositiveInt", int, "a whole number from 1 up", (">", 0))
+    NonNegativeInt = _number("NonNegativeInt", int, "a whole number from 0 up", (">=", 0))
+    BatchSize = _number("BatchSize", int, "a whole number from 1 to 1,000,000", (">", 0), ("<=", 10**6))
+    Devices = _number("Devices", int, "a whole number from 1 to 10,000", (">", 0), ("<=", 10**4))
+    # What NumPy's and torch's generators take.
+    Seed = _number("Seed", int, "a whole number from 0 to 4,294,967,295", (">=", 0), ("<", 2**32))
+    LearningRate = _number("LearningRate", float, "a number above 0, at most 1,000,000", (">", 0), ("<=", 1e6))
+    # What C++ can count in nanoseconds.
+    Seconds = _number("Seconds", int, "a whole number from 1 to 10,000,000", (">", 0), ("<=", 10**7))
+    Share = _number("OpenUnitInterval", float, "a share between 0 and 1", (">", 0), ("<", 1))
+
+# What other programs call the same.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "epochs": "max_epochs",
+    "gpus": "devices",
+    "workers": "devices",
+    "batch": "batch_size",
+    "ckpt_path": "resume",
+    "ckpt": "resume",
+    "name": "run_name",
+    "model": "candidate",
+}
 
 
 class OneLineErrorParser(ArgumentParser):
-    """An ArgumentParser that reports a mistake in one line, without the usage block above it."""
+    """An ArgumentParser that reports a mistake in one line, and says in words what a flag takes.
+
+    Attributes:
+        types: of the flags, by name.
+    """
+
+    types: Mapping[str, Any] = {}
+
+    def add_argument(self, *flags: str, **options: Any) -> Any:
+        annotation = self.types.get(flags[0].removeprefix("--"))
+        if annotation is not None:
+            default = options.get("default")
+            shown_by_argparse = get_origin(annotation) is Literal or annotation is bool  # in braces, behind the flag
+            takes = [] if shown_by_argparse or annotation in (str, str | None) else [in_words(annotation)]
+            if default is not None:
+                takes.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
+            options["help"] = f"{options['help']} ({'; '.join(takes)})" if takes else options["help"]
+        return super().add_argument(*flags, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split())
@@ -62,16 +125,19 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
     description, _, _ = inspect.getdoc(function).partition("\n\nArgs:")  # type: ignore[union-attr]  # all have one
+    types = get_type_hints(function)
     with SignalHandler():
         try:
             result = auto_cli(
                 _with_plain_values(function),
+                args=list(arguments(sys.argv[1:], types)),
                 prog=prog,
                 usage="%(prog)s [--flag value ...]",
                 description=description,
                 as_positional=False,
                 allow_abbrev=False,
-                parser_class=OneLineErrorParser,
+                parser_class=type("Parser", (OneLineErrorParser,), {"types": types}),
+                formatter_class=argparse.HelpFormatter,
             )
         except StoppedError as stopped:
             _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
@@ -86,6 +152,106 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
             raise
     if isinstance(result, int):
         sys.exit(result)
+
+
+def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
+    """Return the words of a command line as jsonargparse takes them: `--flag=value` or, of its own flags, `--flag`.
+
+    Dashes within a flag stand for underscores, and a switch without a value for true.
+
+    Args:
+        words: of the command line.
+        types: of the flags, by name.
+
+    Raises:
+        InputError: names the first flag that there is not, or whose value is not one of its type.
+    """
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if word == "-h":
+            word = "--help"
+        if not word.startswith("--"):
+            raise InputError(f"{word}: expected a flag, which begins with --; --help lists all flags")
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name in ("help", "print_config"):
+            yield f"--{name}{equals}{value}"
+            continue
+        _check_name(name, types)
+        if not equals and waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+        elif not equals and types.get(name) is bool:
+            value = "true"
+        elif not equals:
+            raise InputError(f"--{name}: a value is missing; expected {in_words(types.get(name, str))}")
+        if name == "config":
+            _check_config(Path(value), types)
+        elif not _fits(types[name], f"--x={value}"):
+            raise InputError(f"--{name} {_short(value)}: expected {in_words(types[name])}")
+        yield f"--{name}={value}"
+
+
+def in_words(annotation: Any) -> str:
+    """Say which values a type has."""
+    if annotation in IN_WORDS:
+        return IN_WORDS[annotation]
+    if get_origin(annotation) is Literal:
+        *others, last = get_args(annotation)
+        return f"{', '.join(others)} or {last}" if others else str(last)
+    parts = [in_words(part) for part in get_args(annotation) if part is not NoneType]
+    return " or ".join(parts)
+
+
+def list_commands(package: str) -> None:
+    """Print the commands of a package, each with what its module says of it."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    (directory,) = spec.submodule_search_locations
+    print(f"Commands of {package}; each explains its flags with --help:\n")
+    for path in sorted(Path(directory).rglob("*.py")):
+        line = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        if line.startswith("python -m "):
+            command, _, what = line.partition(": ")
+            print(f"  {command:<32}  {what}")
+
+
+def _check_name(name: str, types: Mapping[str, Any]) -> None:
+    if name in types or name == "config":
+        return
+    near = SYNONYMS.get(name)
+    if near not in types:
+        (near,) = difflib.get_close_matches(name, types, n=1) or [None]
+    hint = f"did you mean --{near}?" if near else "--help lists all flags"
+    raise InputError(f"--{name}: no such flag; {hint}")
+
+
+def _check_config(path: Path, types: Mapping[str, Any]) -> None:
+    """Look at the values of a file of flags, as far as it can be read; of what cannot, jsonargparse says why."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except Exception:  # it says so in a line of its own
+        return
+    for name, value in values.items() if isinstance(values, dict) else ():
+        _check_name(str(name), types)
+        if value is not None and not _fits(types[name], {"x": value}):
+            raise InputError(f"{path}: {name} is {_short(value)}, expected {in_words(types[name])}")
+
+
+def _fits(annotation: Any, value: str | dict[str, Any]) -> bool:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--x", type=annotation)
+    try:
+        parser.parse_args([value]) if isinstance(value, str) else parser.parse_object(value)
+    except (ArgumentError, TypeError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) < 100 else f"{text[:100]} ..."
 
 
 def _exit(code: int, text: str) -> NoReturn:

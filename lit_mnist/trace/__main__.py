@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from jsonargparse.typing import PositiveInt
-
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import Devices, run
+from lit_mnist.runs.command import Devices, PositiveInt, run
 from lit_mnist.runs.directory import may_be_first_process
 from lit_mnist.runs.files import check_output
 from lit_mnist.runs.processes import exit_with_parent, run_on_devices, started_by_us, tell_parent

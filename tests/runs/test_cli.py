@@ -3,9 +3,16 @@
 import re
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from conftest import Command
+
+from keras_ref.parity.__main__ import parity
+from keras_ref.record import record
+from lit_mnist.runs.command import arguments, in_words
+from lit_mnist.trace.__main__ import trace
+from lit_mnist.train import train
 
 # Only macOS has MPS; CUDA devices are hidden from the commands below.
 LACKING = (
@@ -47,8 +54,44 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
     for flag in ("--max_epochs", "--batch_size", "--learning_rate", "--seed", "--data_dir", "--output_dir"):
         assert flag in text
     assert "Images in a step" in text
-    assert "(type: BatchSize, default: 100)" in text
+    assert "(a whole number from 1 to 1,000,000; default: 100)" in text
     assert "--config" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("--max-epochs 3 --batch-size=7", ["--max_epochs=3", "--batch_size=7"]),
+        ("--fast-dev-run --seed 3", ["--fast_dev_run=true", "--seed=3"]),
+        ("--seed 3 --verify_data false --deterministic", ["--seed=3", "--verify_data=false", "--deterministic=true"]),
+        ("--run_name=a=b --learning_rate 1e-3", ["--run_name=a=b", "--learning_rate=1e-3"]),
+        ("--limit_train_batches 0.5 --devices auto", ["--limit_train_batches=0.5", "--devices=auto"]),
+        ("--resume null --output-dir a-b", ["--resume=null", "--output_dir=a-b"]),
+        ("-h --print_config --print_config=skip_default", ["--help", "--print_config", "--print_config=skip_default"]),
+    ],
+)
+def test_flags_are_taken_as_people_type_them(words: str, taken: list[str]) -> None:
+    assert list(arguments(words.split(), get_type_hints(train))) == taken
+
+
+def test_types_are_named_in_words() -> None:
+    types = get_type_hints(train)
+    assert in_words(types["precision"]) == "32-true, 64-true, 16-mixed, bf16-mixed or bf16-true"
+    assert in_words(types["limit_train_batches"]) == "a whole number from 1 up or a share between 0 and 1"
+    for function in (train, parity, trace, record):
+        assert all(in_words(annotation) for name, annotation in get_type_hints(function).items() if name != "return")
+
+
+@pytest.mark.parametrize(
+    ("package", "commands"),
+    [
+        ("lit_mnist", ["lit_mnist.trace", "lit_mnist.train"]),
+        ("keras_ref", ["keras_ref.parity", "keras_ref.record", "keras_ref.trace", "keras_ref.train"]),
+    ],
+)
+def test_a_package_lists_its_commands(package: str, commands: list[str], command: Command) -> None:
+    rows = [line for line in command("-m", package).stdout.splitlines() if line.startswith("  python -m ")]
+    assert [row.split()[2] for row in rows] == commands
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -67,7 +110,14 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--config", "missing.yaml"], "config.*missing.yaml"),
         (["--seed", str(2**32)], "seed.*4294967296"),
         (["--learning_rate", "1e300"], "learning_rate.*1e300"),
-        (["--see", "1"], "--see"),
+        (["--see", "1"], "--see: no such flag; did you mean --seed"),
+        (["--max-epoch", "1"], "--max_epoch: no such flag; did you mean --max_epochs"),
+        (["--lr=1"], "--lr: no such flag; did you mean --learning_rate"),
+        (["--nonsense", "1"], "--nonsense: no such flag; --help lists all flags"),
+        (["--max-epochs", "three"], "--max_epochs three: expected a whole number from 1 up"),
+        (["--seed"], "--seed: a value is missing; expected a whole number from 0 to 4,294,967,295"),
+        (["--config", "wrong.yaml"], "wrong.yaml: batch_size is many, expected a whole number from 1 to 1,000,000"),
+        (["--config", "unknown.yaml"], "--epochs: no such flag; did you mean --max_epochs"),
         (["--config", "binary.yaml"], "utf-8"),
         (["--run_name", "a/b"], "--run_name 'a/b': expected up to 100 letters"),
         (["--run_name", ".."], "--run_name"),
@@ -84,7 +134,7 @@ def test_help_describes_every_flag_with_its_default(module: str, command: Comman
         (["--config", "digits.yaml"], "Exceeds the limit"),
         (["--config", "null.yaml"], "--seed null: expected a value"),
         (["--output_dir", "o\udcff"], "--output_dir .*in UTF-8"),
-        (["--batch_size", "1" + "0" * 30], "batch_size.*10{30}.*v<=1000000"),
+        (["--batch_size", "1" + "0" * 30], "--batch_size 10{30}: expected a whole number from 1 to 1,000,000"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(
@@ -96,20 +146,20 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--accelerator", "quantum"], r"accelerator.*'auto', 'cpu', 'gpu', 'mps'.*quantum"),
+        (["--accelerator", "quantum"], "--accelerator quantum: expected auto, cpu, gpu or mps"),
         *LACKING,
         (["--devices", "0"], "devices.*0"),
         (["--devices", "-1"], "devices.*-1"),
-        (["--devices", "1" + "0" * 30], "devices.*does not conform"),
+        (["--devices", "1" + "0" * 30], "--devices 10{30}: expected a whole number from 1 to 10,000 or auto"),
         (["--accelerator", "cpu", "--precision", "16-mixed"], "--precision 16-mixed: cpu has bf16-mixed"),
-        (["--devices", "x"], "devices.*invalid literal for int.*auto.*x"),
-        (["--strategy", "magic"], "strategy.*'auto', 'ddp'.*magic"),
-        (["--precision", "8"], "precision.*'32-true'"),
-        (["--logger", "paper"], "logger.*'csv', 'tensorboard'.*paper"),
+        (["--devices", "x"], "--devices x: expected a whole number from 1 to 10,000 or auto"),
+        (["--strategy", "magic"], "--strategy magic: expected auto or ddp"),
+        (["--precision", "8"], "--precision 8: expected 32-true, .* or bf16-true"),
+        (["--logger", "paper"], "--logger paper: expected csv or tensorboard"),
         (["--validation_images", "60000"], "--validation_images 60000"),
         (["--limit_train_batches", "1.5"], r"limit_train_batches.*1\.5"),
         (["--accelerator", "cpu", "--devices", "3"], "do not divide among 3 devices"),
-        (["--timeout", "100000000000000"], "timeout.*does not conform"),
+        (["--timeout", "100000000000000"], "--timeout 10{14}: expected a whole number from 1 to 10,000,000"),
         (["--run_name", "x", "--resume", "a" * 300], "--resume a+: File name too long"),
     ],
 )
@@ -146,6 +196,8 @@ def check_refused(
     (directory / "nul.yaml").write_text('output_dir: "a\\0b"')
     (directory / "null.yaml").write_text("seed: null")
     (directory / "tagged.yaml").write_text('seed: !!int "x"')
+    (directory / "wrong.yaml").write_text("batch_size: many")
+    (directory / "unknown.yaml").write_text("epochs: 3")
     (directory / "digits.yaml").write_text("seed: 1" + "0" * 5_000)
     finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="", **environment)
     assert finished.returncode == 2, finished.stderr
