@@ -286,10 +286,12 @@ def train_on_all_devices(plan: Plan) -> dict[str, Any]:
 def announce(plan: Plan, parts: Parts) -> None:
     """Show the model, where it resumes and what it waits for."""
     from lit_mnist.model import INPUT_SHAPE
-    from lit_mnist.runs.progress import layer_table
+    from lit_mnist.runs.progress import busy_machine, layer_table
 
     console = parts.results.console
     console.print(layer_table(parts.module, INPUT_SHAPE))
+    if line := busy_machine(plan.accelerator):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if plan.checkpoint is not None:
         path, step = plan.checkpoint
         line = f"Resumes after step {step:,}, from {path}"

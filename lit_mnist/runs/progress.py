@@ -1,6 +1,7 @@
 """What a training shows while it runs, and keeps of each epoch."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -153,6 +154,21 @@ def layer_table(module: L.LightningModule, input_shape: tuple[int, ...]) -> Tabl
     table.add_section()
     table.add_row("total", "", f"{summary.total_parameters:,}")
     return table
+
+
+def busy_machine(accelerator: str) -> str:
+    """Say how to train if other programs make it likely that threads on the CPU wait for one another; else nothing.
+
+    The threads of a step wait for the last of them by spinning, and take from that one the core it needs.
+    """
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # not on Windows
+    if accelerator != "cpu" or threads == 1 or "OMP_NUM_THREADS" in os.environ or load < cores / 4:
+        return ""
+    return (
+        f"Other programs keep this machine busy (load {load:.1f} on {cores} cores). Threads then wait for one another: "
+        "with OMP_NUM_THREADS=1 in front of the command, training can be several times faster."
+    )
 
 
 def silence_lightning() -> None:
