@@ -137,11 +137,10 @@ class MNISTDataModule(L.LightningDataModule):
         own = torch.cat(list(predictions))  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-        indices = torch.cat(list(self.batches(self.test_order, device))[: len(predictions)])
-        images = np.concatenate(self.test_order(0)[: len(predictions)])
-        everyone = own.new_zeros(images.max() + 1, *own.shape[1:])
-        everyone[indices] = own
-        return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
+        everyone = own.new_zeros(len(self.test), *own.shape[1:])
+        everyone[torch.cat(list(self.batches(self.test_order, device))[: len(predictions)])] = own
+        count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
+        return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order, kind: type[DataLoader] = DataLoader) -> DataLoader:
         if self.trainer is not None:
