@@ -146,10 +146,11 @@ class MNISTDataModule(L.LightningDataModule):
         own = torch.cat(list(predictions))  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-        count = len(predictions)
-        everyone = own.new_zeros(np.concatenate(self.test_order(0)[:count]).max() + 1, *own.shape[1:])
-        everyone[torch.cat(self.batches(self.test, self.test_order).indices[:count]).to(device)] = own
-        return self.trainer.strategy.reduce(everyone, reduce_op="sum").cpu().numpy()
+        everyone = own.new_zeros(len(self.test), *own.shape[1:])
+        indices = self.batches(self.test, self.test_order).indices[: len(predictions)]
+        everyone[torch.cat(indices).to(device)] = own
+        count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
+        return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
 
 class Batches(Dataset[tuple[Tensor, ...]]):
