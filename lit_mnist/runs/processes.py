@@ -85,21 +85,26 @@ def run_on_devices(
 
 def _failure(failures: Mapping[int, Any], resume: str) -> Exception:
     """Return what the failure of some processes, in the order in which they ended, means for all."""
-    stopped = {128 + signum for signum in (signal.SIGTERM, signal.SIGINT)}
-    own = {rank: one for rank, one in failures.items() if one.exitcode not in {*stopped, -signal.SIGTERM}}
+    ended = {-signal.SIGTERM, *(128 + signum for signum in (signal.SIGTERM, signal.SIGINT))}  # by a signal
+    said = {rank: _said(one) for rank, one in failures.items()}
+    own = {rank: one for rank, one in failures.items() if one.exitcode not in ended or said[rank]}
     if own and next(iter(own.values())).exitcode > 0:  # then the agent has ended those that did not end by themselves
-        own = {rank: one for rank, one in own.items() if one.exitcode > 0}
+        own = {rank: one for rank, one in own.items() if one.exitcode > 0 or said[rank]}
     if not own:  # a signal that one of them got, or all
         return StoppedError(max(abs(one.exitcode) % 128 for one in failures.values()), resume)
-    reasons = []
-    for rank, one in own.items():
-        reason = one.message if isinstance(one.message, str) else one.message["message"].partition("\n")[0]
-        reason = reason.removeprefix("InputError: ")
-        reasons.append(f"process {rank}: {reason if one.exitcode in (1, 2) else f'ended with code {one.exitcode}'}")
+    reasons = [f"process {rank}: {said[rank] or f'ended with code {one.exitcode}'}" for rank, one in own.items()]
     line = "; ".join(reasons)
     if all(one.exitcode == 2 for one in own.values()):
         return InputError(line)
     return ConnectionError(f"{line}. {resume}".rstrip())
+
+
+def _said(failure: Any) -> str:
+    """Return the first line of the error that a process left word of; the agent may have ended it afterwards."""
+    if isinstance(failure.message, str):  # of the agent
+        return ""
+    line = failure.message["message"].partition("\n")[0]
+    return "" if line.startswith(StoppedError.__name__) else line.removeprefix(f"{InputError.__name__}: ")
 
 
 def started_by_us() -> bool:

@@ -1,5 +1,6 @@
 """Several devices train and count as one does, however they are started, and end in bounded time when one is lost."""
 
+import json
 import os
 import re
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 from commands import Flags, Training, checkpoints, is_running
 from conftest import results
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from lit_mnist.runs.processes import ROLE
+from lit_mnist.errors import InputError
+from lit_mnist.runs.processes import ROLE, _failure
+from lit_mnist.runs.signals import StoppedError
 
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
@@ -242,6 +246,37 @@ def test_a_signal_ends_the_waiting(signum: int, code: int, flags: Flags, tmp_pat
     returncode, stderr = process.finish()
     assert returncode == code
     assert len(stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind", "says"),
+    [
+        # The second noticed that the first was gone, and ended before it; the first was ended by the agent on its way.
+        (
+            {1: (1, "RuntimeError: closed by peer"), 0: (-15, "OSError: disk full")},
+            ConnectionError,
+            "process 0: OSError",
+        ),
+        ({0: (2, "InputError: no such file"), 1: (-15, "")}, InputError, "^process 0: no such file$"),
+        ({0: (2, "InputError: a"), 1: (2, "InputError: a")}, InputError, "^process 0: a; process 1: a$"),
+        ({1: (-9, ""), 0: (-15, "")}, ConnectionError, "^process 1: ended with code -9. To resume$"),
+        ({1: (1, ""), 0: (-9, "")}, ConnectionError, "^process 1: ended with code 1. To resume$"),
+        ({0: (143, "StoppedError: "), 1: (-15, "")}, StoppedError, "^To resume$"),
+        ({0: (130, "StoppedError: "), 1: (143, "StoppedError: ")}, StoppedError, "^To resume$"),
+    ],
+)
+def test_what_the_end_of_some_processes_means_for_all(
+    failures: dict[int, tuple[int, str]], kind: type[Exception], says: str, tmp_path: Path
+) -> None:
+    ended = {}
+    for rank, (code, message) in failures.items():
+        word = tmp_path / f"{rank}.json"
+        if message:
+            word.write_text(json.dumps({"message": {"message": message, "extraInfo": {"timestamp": "1"}}}))
+        ended[rank] = ProcessFailure(rank, pid=1, exitcode=code, error_file=str(word))
+    error = _failure(ended, "To resume")
+    assert type(error) is kind
+    assert re.search(says, str(error))
 
 
 @pytest.mark.slow
