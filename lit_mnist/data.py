@@ -51,6 +51,13 @@ class MNISTDataModule(L.LightningDataModule):
         order: Order | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("validation_images", validation_images, 0),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"expected a whole number from {least} up", **{name: value})
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.validation_images = validation_images
@@ -59,7 +66,8 @@ class MNISTDataModule(L.LightningDataModule):
         self.order = order or self.train_order
 
     def setup(self, stage: str | None = None) -> None:
-        if hasattr(self, "train"):
+        asked = (self.data_dir, self.verify_data, self.validation_images, self.seed)
+        if asked == getattr(self, "_served", None):
             return  # Lightning asks before each of fit, test and predict
         train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
         labels = train.tensors[1].numpy()
@@ -68,7 +76,7 @@ class MNISTDataModule(L.LightningDataModule):
                 f"there are {len(labels)} training images; at least one must be left to train on",
                 validation_images=self.validation_images,
             )
-        self.train = train
+        self.train, self._served = train, asked
         self.validation_indices = stratified_sample(labels, self.validation_images, self.seed)
         self.train_indices = np.setdiff1d(np.arange(len(labels)), self.validation_indices)
 
@@ -101,6 +109,10 @@ class MNISTDataModule(L.LightningDataModule):
         """Draw the batches of an epoch, a pure function of (seed, epoch): indices of training images, [N] each."""
         return cut(np.random.default_rng([self.seed, epoch]).permutation(self.train_indices), self.batch_size)
 
+    def validation_order(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of the images that are held out, as they stand in the files."""
+        return cut(self.validation_indices, EVALUATION_BATCH_SIZE)
+
     def test_order(self, epoch: int) -> list[np.ndarray]:
         """Return the batches of the test images, as they stand in the files."""
         return cut(np.arange(len(self.test)), EVALUATION_BATCH_SIZE)
@@ -114,26 +126,29 @@ class MNISTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.setup()  # by the Trainer it was called
-        return ResumableLoader(self.batches(self.train, self.order))
+        if self.trainer is not None:
+            self.check_batches(self.trainer.world_size)
+        return self._loader(self.train, self.order)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         self.setup()
         if self.validation_images == 0:
             return []
-        batches = cut(self.validation_indices, EVALUATION_BATCH_SIZE)
-        return ResumableLoader(self.batches(self.train, lambda epoch: batches))
+        return self._loader(self.train, self.validation_order)
 
     def test_dataloader(self) -> DataLoader:
         self.setup()
-        return ResumableLoader(self.batches(self.test, self.test_order))
+        return self._loader(self.test, self.test_order)
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
+        if isinstance(batch, Tensor):  # the example_input_array of a module
+            return prepare_images(batch, dtype)
         return prepare(batch, dtype)  # [N, 1, 28, 28], [N, 10]
 
     def gather(self, predictions: Sequence[Tensor]) -> np.ndarray:
@@ -151,6 +166,11 @@ class MNISTDataModule(L.LightningDataModule):
         everyone[torch.cat(indices).to(device)] = own
         count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
+
+    def _loader(self, dataset: TensorDataset, order: Order) -> DataLoader:
+        batches = self.batches(dataset, order)
+        # Without a Trainer nobody has shared the batches out: a Trainer that gets the loader later does it.
+        return ResumableLoader(batches, sampler=(InOrder if self.trainer is None else SharedInOrder)(batches))
 
 
 class Batches(Dataset[tuple[Tensor, ...]]):
@@ -189,14 +209,10 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         return self.dataset[self.indices[index]]
 
 
-class InOrder(DistributedSampler[tuple[Tensor, ...]]):
-    """Choose the batches of an epoch one after the other, on every device the same.
-
-    It is a `DistributedSampler` so that Lightning tells it the epoch and does not share the batches out a second time.
-    """
+class InOrder(Sampler[int]):
+    """Choose the batches of an epoch one after the other; Lightning tells it the epoch."""
 
     def __init__(self, batches: Batches) -> None:
-        super().__init__(batches, batches.world_size, batches.rank, shuffle=False)
         self.batches = batches
 
     def set_epoch(self, epoch: int) -> None:
@@ -205,8 +221,16 @@ class InOrder(DistributedSampler[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[int]:  # type: ignore[override]  # torch's stubs say items, and mean indices
+    def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
+
+
+class SharedInOrder(InOrder, DistributedSampler[int]):
+    """The same for batches that are shares already: by its class, Lightning knows not to share them out again."""
+
+    def __init__(self, batches: Batches) -> None:
+        DistributedSampler.__init__(self, batches, batches.world_size, batches.rank, shuffle=False)
+        InOrder.__init__(self, batches)
 
 
 class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
@@ -216,26 +240,29 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
 
     Args:
         dataset: batches, one an item.
-        sampler: which of them and when; by default all, in order. Lightning puts another in its place for
-            `overfit_batches`.
+        sampler: which of them and when. Lightning puts another in its place for `overfit_batches`.
         options: as of a DataLoader.
     """
 
-    def __init__(self, dataset: Batches, sampler: Sampler[int] | None = None, **options: Any) -> None:
-        super().__init__(dataset, sampler=sampler or InOrder(dataset), **options | {"batch_size": None})
-        self.taken = self.skip = 0
+    def __init__(self, dataset: Batches, sampler: Sampler[int], **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, **options | {"batch_size": None})
+        self.batches = dataset
+        self.taken = 0
+        self.saved: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, as good as an iterator
-        self.taken, self.skip = self.skip, 0
+        # With a checkpoint of the last batch of an epoch, Lightning goes on with the next.
+        self.taken = self.saved.get("batches", 0) if self.saved.get("epoch") == self.batches.epoch else 0
+        self.saved = {}
         for batch in itertools.islice(super().__iter__(), self.taken, None):
             self.taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.taken}
+        return {"batches": self.taken, "epoch": self.batches.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.skip = state["batches"]
+        self.saved = {name: state[name] for name in ("batches", "epoch")}
 
 
 def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:

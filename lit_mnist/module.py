@@ -22,7 +22,7 @@ class LitMNIST(L.LightningModule):
     its images; to a logger also `train_loss_step` and `train_accuracy_step`, of a batch, every `log_every_n_steps`.
 
     Args:
-        learning_rate: of Adam, > 0.
+        learning_rate: of Adam, >= 0.
 
     Raises:
         InputError: from a step, if a batch is none of these.
@@ -33,12 +33,12 @@ class LitMNIST(L.LightningModule):
         self.save_hyperparameters()
         # Channels last: of no effect on a result, but convolution and pooling take 0.88 of the time on a CPU.
         self.model = MNISTClassifier().to(memory_format=torch.channels_last)
-        self.train_averages = Averages()
+        self.train_averages, self._averaged_epoch = Averages(), -1
         self.evaluation_averages: dict[int, Averages] = {}  # one for each loader
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class probabilities of images in [0, 1], or of bytes: [N, 1, 28, 28] to [N, 10]."""
-        return self.model(prepare_images(images, self.model.conv.weight.dtype)).softmax(dim=1)
+        return self.model(prepare_images(images, next(self.parameters()).dtype)).softmax(dim=1)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the cross-entropy of logits [N, 10] and one-hot labels [N, 10], averaged over images, in nats.
@@ -62,13 +62,19 @@ class LitMNIST(L.LightningModule):
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.hparams["learning_rate"])
 
-    def on_train_epoch_start(self) -> None:
-        self.train_averages.reset()
+    def setup(self, stage: str) -> None:
+        self._averaged_epoch = -1
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Not in training_step, which torch.compile may have compiled for good.
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Not when an epoch starts: Lightning passes over that when it resumes, within an epoch or after one.
+        if self._averaged_epoch != self.current_epoch:
+            self.train_averages.reset()
+            self._averaged_epoch = self.current_epoch
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Not in training_step, which torch.compile may have compiled, nor later, when callbacks look for it.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # the Trainer's argument
-        if self.trainer.loggers and self.trainer.global_step % every == 0:
+        if self.trainer.loggers and every and (self.trainer.global_step + 1) % every == 0:
             loss, correct, images = self.train_averages.batch.unbind()
             step = {"train_loss_step": loss / images, "train_accuracy_step": correct / images}
             self.log_dict(step, on_step=True, on_epoch=False)
@@ -94,18 +100,29 @@ class LitMNIST(L.LightningModule):
         except RuntimeError:
             return  # it has none: saved before any training
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
-        own = self.train_averages.sums.to(self.device)
+        own = _wide(self.train_averages.sums.to(self.device))
         rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
         checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # it has none: load_from_checkpoint
+            self.to(next(iter(checkpoint["state_dict"].values())).dtype)
+            return
+        if trainer.precision == "64-true":
+            self.double()  # Lightning (2.6.6) does it after the weights are there, rounded to 32 bits
         if "train_averages" in checkpoint:
-            loss, correct, images = checkpoint["train_averages"][self.global_rank].to(self.device).unbind()
+            rows = checkpoint["train_averages"].to(self.device)
+            if len(rows) not in (0, trainer.world_size):  # of another number of devices: the first takes all
+                rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])
+            loss, correct, images = rows[self.global_rank].unbind()
             self.train_averages.sums = torch.stack([loss, correct, images])
+            self._averaged_epoch = checkpoint["epoch"]
 
     def _shared_step(self, batch: Any, averages: "Averages") -> Tensor:
-        images, labels = prepare(batch, self.model.conv.weight.dtype)
+        images, labels = prepare(batch, next(self.parameters()).dtype)
         logits = self.model(images)  # [N, 10]
         loss = self.loss(logits, labels)
         averages.update(loss.detach(), logits.detach(), labels)
@@ -120,8 +137,10 @@ class LitMNIST(L.LightningModule):
         for loader, average in averages.items():
             # Summed over the devices here, where their shares differ in size: Lightning (2.6.6) would average over them
             # with the integer mean of those sizes, 9,999 images instead of 10,000 on three devices.
-            sums = self.trainer.strategy.reduce(average.sums.to(self.device), reduce_op="sum")
+            sums = self.trainer.strategy.reduce(_wide(average.sums.to(self.device)), reduce_op="sum")
             loss, correct, images = sums.unbind()
+            if images == 0:
+                continue  # a step that counts none, as a subclass may have
             of_which = f"/dataloader_idx_{loader}" if len(averages) > 1 else ""  # as Lightning names them
             self.log_dict(  # tensors: Lightning would round numbers to 32 bits
                 {f"{stage}_loss{of_which}": loss / images, f"{stage}_accuracy{of_which}": correct / images},
@@ -154,8 +173,9 @@ class Averages:
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss [], its logits [N, 10] and one-hot labels [N, 10]."""
-        predicted = logits.argmax(dim=1, keepdim=True)  # [N, 1]
-        correct = _wide(labels.gather(1, predicted)).sum()
+        if len(labels) == 0:
+            return  # a device's share of a short batch, whose mean is no number
+        correct = _wide((logits.argmax(dim=1) == labels.argmax(dim=1)).to(logits.dtype)).sum()
         images = torch.full_like(correct, len(labels))
         self.batch = torch.stack([_wide(loss) * len(labels), correct, images])
         self.sums = self.sums.to(self.batch) + self.batch

@@ -82,6 +82,7 @@ class KerasAdam(torch.optim.Optimizer):
         if ema_overwrite_frequency is not None and not ema_overwrite_frequency >= 1:
             raise ValueError(f"ema_overwrite_frequency is {ema_overwrite_frequency}, expected at least 1, or None")
         self._not_decayed: set[Tensor] = set()
+        self._names_not_decayed: list[str] = []
         defaults = {
             "lr": float(lr),
             "betas": betas,
@@ -107,6 +108,7 @@ class KerasAdam(torch.optim.Optimizer):
                 raise TypeError(f"a parameter group has {name}: {_not_taken(name)}")
         super().add_param_group(param_group)
         _check_group(self.param_groups[-1])
+        self._exclude_by_name(self.param_groups[-1], self._names_not_decayed)
 
     def exclude_from_weight_decay(self, var_list: Iterable[Tensor] = (), var_names: Iterable[str] = ()) -> None:
         """Leave out parameters from the decay of weights, as the method of this name of Keras' optimizers does.
@@ -120,28 +122,46 @@ class KerasAdam(torch.optim.Optimizer):
             ValueError: if `var_names` are given and the parameters have none.
         """
         self._not_decayed.update(var_list)
-        pattern = "|".join(var_names)
-        for group in self.param_groups if pattern else ():
-            if "param_names" not in group:
-                raise ValueError("the parameters have no names: make the optimizer of module.named_parameters()")
-            named = zip(group["param_names"], group["params"], strict=True)
-            self._not_decayed.update(parameter for name, parameter in named if re.search(pattern, name))
+        self._names_not_decayed += var_names
+        for group in self.param_groups:
+            self._exclude_by_name(group, var_names)
+
+    def _exclude_by_name(self, group: dict[str, Any], var_names: Iterable[str]) -> None:
+        if not (pattern := "|".join(var_names)):
+            return
+        if "param_names" not in group:
+            raise ValueError("the parameters have no names: make the optimizer of module.named_parameters()")
+        named = zip(group["param_names"], group["params"], strict=True)
+        self._not_decayed.update(parameter for name, parameter in named if re.search(pattern, name))
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_not_decayed": self._not_decayed}
+        own = {name: getattr(self, name) for name in ("_not_decayed", "_names_not_decayed")}
+        return super().__getstate__() | own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if not all("t" in group for group in self.param_groups):
-            raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
         self.defaults.pop("differentiable", None)  # torch puts it there; nothing here would be it
         for group in self.param_groups:  # of an earlier release they have less in them
             group |= {name: value for name, value in self.defaults.items() if name not in group}
-        for parameter, state_of_it in self.state.items():
+        for state_of_it in self.state.values():
             state_of_it.pop("step", None)  # which the groups count
-            for name in STATE:  # torch's kernel would read past the end of a smaller tensor
-                if name in state_of_it and state_of_it[name].shape != parameter.shape:
-                    raise ValueError(f"{name} is {tuple(state_of_it[name].shape)}, expected {tuple(parameter.shape)}")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that `state_dict` returned.
+
+        Raises:
+            ValueError: if it is of another optimizer, or of parameters of other shapes; nothing was changed.
+        """
+        if not all("t" in group for group in state_dict["param_groups"]):
+            raise ValueError("the state of another optimizer: a KerasAdam's parameter groups have a number of steps, t")
+        ours = [parameter for group in self.param_groups for parameter in group["params"]]
+        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for index, parameter in zip(indices, ours, strict=False):  # torch looks at their numbers
+            for name, tensor in state_dict["state"].get(index, {}).items():
+                # The kernel would read past the end of a smaller tensor.
+                if name in STATE and tensor.shape != parameter.shape:
+                    raise ValueError(f"{name} is {tuple(tensor.shape)}, expected {tuple(parameter.shape)}")
+        super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch's optimizers do, with the number of steps beside the moments of each parameter."""
@@ -167,7 +187,13 @@ class KerasAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        scale = self._global_scale()
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for gradient in gradients:
+            if gradient.is_sparse or gradient.is_complex():
+                raise RuntimeError(
+                    f"KerasAdam: expected dense and real gradients, got {gradient.layout}, {gradient.dtype}"
+                )
+        scale = self._global_scale(gradients)
         for group in self.param_groups:
             group["t"] += 1
             for dtype in {parameter.dtype for parameter in group["params"] if parameter.grad is not None}:
@@ -198,8 +224,10 @@ class KerasAdam(torch.optim.Optimizer):
             for parameter in parameters:
                 if parameter not in self._not_decayed:
                     parameter.sub_(parameter * decay * group["lr"])
+        tensors = [*parameters, *gradients, *(state[name] for state in states for name in state if name in STATE)]
+        fused = group["fused"] and _in_one_layout(tensors)
         devices = {parameter.device for parameter in parameters}
-        infinity = {device: torch.full((), math.inf, device=device if group["fused"] else "cpu") for device in devices}
+        infinity = {device: torch.full((), math.inf, device=device if fused else "cpu") for device in devices}
         beta1, beta2 = group["betas"]
         adam(
             parameters,
@@ -209,7 +237,7 @@ class KerasAdam(torch.optim.Optimizer):
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
             [infinity[parameter.device] for parameter in parameters],
             foreach=False,
-            fused=group["fused"],
+            fused=fused,
             amsgrad=group["amsgrad"],
             beta1=beta1,
             beta2=beta2,
@@ -227,12 +255,11 @@ class KerasAdam(torch.optim.Optimizer):
             if group["ema_overwrite_frequency"] and group["t"] % group["ema_overwrite_frequency"] == 0:
                 parameter.copy_(average)
 
-    def _global_scale(self) -> Tensor | None:
+    def _global_scale(self, gradients: list[Tensor]) -> Tensor | None:
         """Return what all gradients are multiplied with, [], so that their common norm is `global_clipnorm` at most."""
-        if (limit := self.param_groups[0]["global_clipnorm"]) is None:
+        if (limit := self.param_groups[0]["global_clipnorm"]) is None or not gradients:
             return None
-        gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
-        squares = torch.stack([(gradient**2).sum() for gradient in gradients if gradient is not None])
+        squares = torch.stack([(gradient**2).sum() for gradient in gradients])
         norm = squares.sum().sqrt()
         # Of a norm that is not finite it is NaN.
         return limit * torch.minimum(1 / norm, torch.full_like(norm, 1 / limit)) + (norm - norm)
@@ -272,8 +299,6 @@ def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype:
 
 
 def _clipped(gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Tensor:
-    if gradient.is_sparse or gradient.is_complex():
-        raise RuntimeError(f"KerasAdam: expected dense and real gradients, got {gradient.layout}, {gradient.dtype}")
     if scale is not None:
         return gradient * scale.to(gradient.device)
     if group["clipnorm"] is not None:
@@ -284,13 +309,22 @@ def _clipped(gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> T
     return gradient
 
 
+def _in_one_layout(tensors: list[Tensor]) -> bool:
+    """Say whether torch's fused kernel, which goes through memory without a look at strides, may take these."""
+    return all(tensor.is_contiguous() for tensor in tensors) or all(
+        tensor.is_contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.is_contiguous()
+        for tensor in tensors
+    )
+
+
 def _check_group(group: dict[str, Any]) -> None:
     """Raise a ValueError that names what is out of its range."""
     group |= {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"] or 0)}  # as torch's have them
     for name in ("lr", "eps", "weight_decay"):
         if not group[name] >= 0:
             raise ValueError(f"{name} is {group[name]}, expected 0 or more")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
+    betas = group["betas"]
+    if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise ValueError(f"betas are {group['betas']}, expected two numbers from 0 to less than 1")
     asked = {name: group[name] for name in ("clipnorm", "clipvalue", "global_clipnorm") if group[name] is not None}
     if len(asked) > 1:

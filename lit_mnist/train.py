@@ -310,8 +310,6 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
 
     trainer, module, data = parts.trainer, parts.module, plan.data
     checkpoint = plan.checkpoint and plan.checkpoint[0]
-    # Lightning restores the weights before it does so: those of a run in 64 bits would be rounded to 32.
-    trainer.precision_plugin.convert_module(module)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
+import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.errors import InputError
 
 
 class Outcome(NamedTuple):
@@ -118,13 +121,47 @@ def check(data_dir: Path, directory: Path, name: str, **more: Any) -> None:
         assert outcome.metrics.keys() >= {"train_loss", "train_accuracy"}, outcome
 
 
+def check_shares(data_dir: Path) -> None:
+    """Look at what two devices do with batches that cannot be shared out, and with a loader made without a Trainer.
+
+    Raises:
+        AssertionError: if an image is missed, seen twice or weighs more than another.
+    """
+    trainer = L.Trainer(devices=2, accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
+    with pytest.raises(InputError, match="75 images, which do not divide among 2 devices"):
+        trainer.fit(LitMNIST(), MNISTDataModule(data_dir, batch_size=75, verify_data=False))
+
+    class Seen(L.Callback):
+        images = 0.0
+
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, _: int) -> None:
+            self.images += float(batch[0].double().sum())
+
+    files = MNISTDataModule(data_dir, verify_data=False)
+    loader, seen = files.train_dataloader(), Seen()
+    flags = {"devices": 2, "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False}
+    trainer = L.Trainer(callbacks=[seen], limit_val_batches=0, enable_checkpointing=False, **flags)
+    trainer.fit(LitMNIST(), loader)
+    everyone = float(trainer.strategy.reduce(torch.tensor(seen.images, dtype=torch.float64), reduce_op="sum"))
+    assert everyone == float(files.train.tensors[0].double().sum()), everyone
+
+    # One image is held out: one of the devices has none of it.
+    data = MNISTDataModule(data_dir, batch_size=2, validation_images=1, verify_data=False)
+    data.order = lambda epoch: [np.arange(2), np.arange(2, 4)]
+    trainer = L.Trainer(enable_checkpointing=False, **flags)
+    trainer.fit(LitMNIST(), data)
+    assert all(value.isfinite() for value in trainer.callback_metrics.values()), trainer.callback_metrics
+
+
 def main() -> None:
     failures = []
+    check_shares(Path(sys.argv[1]))
     for name in FLAGS:
         try:
             check(Path(sys.argv[1]), Path(sys.argv[2]), name, devices=2)
         except Exception:
             failures.append(f"{name}: {traceback.format_exc()}")
+    torch.distributed.destroy_process_group()  # its threads may abort a process that ends (pytorch#190489)
     if failures:
         sys.exit("\n".join(failures))
 

@@ -184,7 +184,8 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
         elif not equals and types.get(name) is bool:
             value = "true"
         elif not equals:
-            raise InputError(f"--{name}: a value is missing; expected {in_words(types.get(name, str))}")
+            expected = in_words(types[name]) if name in types else "the path of a file of flags"
+            raise InputError(f"--{name}: a value is missing; expected {expected}")
         if name == "config":
             _check_config(Path(value), types)
         elif not _fits(types[name], f"--x={value}"):
@@ -217,14 +218,16 @@ def list_commands(package: str) -> None:
             print(f"  {command:<32}  {what}")
 
 
-def _check_name(name: str, types: Mapping[str, Any]) -> None:
+def _check_name(name: str, types: Mapping[str, Any], where: str = "--") -> None:
     if name in types or name == "config":
         return
     near = SYNONYMS.get(name)
     if near not in types:
-        (near,) = difflib.get_close_matches(name, types, n=1) or [None]
+        (near,) = difflib.get_close_matches(name, types, n=1, cutoff=0.7) or [None]
+    if types.get(name.removeprefix("no_")) is bool:
+        near = f"{name.removeprefix('no_')} false"
     hint = f"did you mean --{near}?" if near else "--help lists all flags"
-    raise InputError(f"--{name}: no such flag; {hint}")
+    raise InputError(f"{where}{name}: no such flag; {hint}")
 
 
 def _check_config(path: Path, types: Mapping[str, Any]) -> None:
@@ -234,7 +237,9 @@ def _check_config(path: Path, types: Mapping[str, Any]) -> None:
     except Exception:  # it says so in a line of its own
         return
     for name, value in values.items() if isinstance(values, dict) else ():
-        _check_name(str(name), types)
+        if name == "config":
+            raise InputError(f"{path}: config: a file of flags cannot name another one")
+        _check_name(str(name), types, f"{path}: ")
         if value is not None and not _fits(types[name], {"x": value}):
             raise InputError(f"{path}: {name} is {_short(value)}, expected {in_words(types[name])}")
 

@@ -5,6 +5,7 @@ python keras_optimizers.py IN.npz OUT.npz
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -14,21 +15,21 @@ import_keras()
 
 import keras  # noqa: E402  # quietly
 
-given = np.load(sys.argv[1])
-keras.config.set_floatx(str(given["kernel"].dtype))
-results = {}
-for case, arguments in json.loads(str(given["cases"])).items():
-    excluded = arguments.pop("excluded", None)
-    optimizer = getattr(keras.optimizers, arguments.pop("class", "Adam"))(**arguments)
-    if excluded:
-        optimizer.exclude_from_weight_decay(var_names=excluded)
-    variables = [keras.Variable(given[name], name=name) for name in ("kernel", "bias")]
-    for step in range(len(given["kernel gradients"])):
-        gradients = [keras.ops.convert_to_tensor(given[f"{v.name} gradients"][step]) for v in variables]
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        for variable in variables:
-            results[f"{case}/{step}/{variable.name}"] = variable.numpy()
-    optimizer.finalize_variable_values(variables)
-    for variable in variables:
-        results[f"{case}/final/{variable.name}"] = variable.numpy()
-np.savez(sys.argv[2], **results)
+for dtype in ("float64", "float32"):
+    keras.backend.clear_session()
+    keras.config.set_floatx(dtype)
+    given = np.load(Path(sys.argv[1], f"in-{dtype}.npz"))
+    results = {}
+    for case, arguments in json.loads(str(given["cases"])).items():
+        excluded = arguments.pop("excluded", None)
+        optimizer = getattr(keras.optimizers, arguments.pop("class", "Adam"))(**arguments)
+        if excluded:
+            optimizer.exclude_from_weight_decay(var_names=excluded)
+        variables = [keras.Variable(given[name], name=name) for name in ("kernel", "bias")]
+        for step in range(len(given["kernel gradients"])):
+            gradients = [keras.ops.convert_to_tensor(given[f"{v.name} gradients"][step]) for v in variables]
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            results |= {f"{case}/{step}/{variable.name}": variable.numpy() for variable in variables}
+        optimizer.finalize_variable_values(variables)
+        results |= {f"{case}/final/{variable.name}": variable.numpy() for variable in variables}
+    np.savez(Path(sys.argv[1], f"out-{dtype}.npz"), **results)

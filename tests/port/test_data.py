@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from keras_ref.data import load_data
 from lit_mnist import LitMNIST, MNISTDataModule
-from lit_mnist.data import Batches, ResumableLoader, cut, on_device, scale_pixels, stratified_sample
+from lit_mnist.data import Batches, InOrder, ResumableLoader, cut, on_device, scale_pixels, stratified_sample
 from lit_mnist.errors import InputError
 from lit_mnist.mnist_files import MD5, read_files
 
@@ -273,7 +273,8 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch(data_dir: Path) -> None:
 
 
 def test_lightning_tells_the_batches_which_epoch_it_is() -> None:
-    loader = ResumableLoader(Batches(TensorDataset(torch.arange(10)), lambda epoch: [np.array([epoch])]))
+    batches = Batches(TensorDataset(torch.arange(10)), lambda epoch: [np.array([epoch])])
+    loader = ResumableLoader(batches, sampler=InOrder(batches))
     loader.sampler.set_epoch(7)
     assert [batch.tolist() for (batch,) in loader] == [[7]]
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 from reference import NumPyAdam, alpha, denominator
 
-from lit_mnist import KerasAdam
+from lit_mnist import KerasAdam, KerasAdamW
 
 STEPS = 200
 # The largest error allowed after 200 steps, in units of the last place of the largest weight. Measured: 2.0 in float32
@@ -125,6 +125,52 @@ def test_a_state_of_other_shapes_is_refused() -> None:
     state["state"][0]["exp_avg_sq"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"exp_avg_sq is \(1,\), expected"):
         KerasAdam([w]).load_state_dict(state)
+
+
+def test_a_refused_state_changes_nothing() -> None:
+    w = start(torch.float32)
+    optimizer = KerasAdam([w], global_clipnorm=1.0)
+    with pytest.raises(ValueError, match="another optimizer"):
+        optimizer.load_state_dict(torch.optim.SGD([w]).state_dict())
+    optimizer.step()  # without a gradient
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert optimizer.param_groups[0]["t"] == 2
+
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "part of a larger one": lambda x: torch.nn.functional.pad(x, (0, 3))[..., :-3],
+}
+
+
+@pytest.mark.parametrize("of_gradient", LAYOUTS)
+@pytest.mark.parametrize("of_parameter", LAYOUTS)
+def test_the_layout_in_memory_changes_nothing(of_parameter: str, of_gradient: str) -> None:
+    """torch's fused kernel goes through memory as it lies, whatever the strides say."""
+    generator = torch.Generator().manual_seed(0)
+    values, gradient = (torch.randn(4, 3, 5, 2, generator=generator) for _ in range(2))
+    plain, other = torch.nn.Parameter(values.clone()), torch.nn.Parameter(LAYOUTS[of_parameter](values.clone()))
+    optimizers = [KerasAdam([plain]), KerasAdam([other])]
+    for _ in range(3):
+        plain.grad, other.grad = gradient.clone(), LAYOUTS[of_gradient](gradient.clone())
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(other, plain, rtol=0, atol=1e-6)
+
+
+def test_a_group_that_is_added_later_is_excluded_by_name_too() -> None:
+    weight, bias = start(torch.float32), start(torch.float32)
+    optimizer = KerasAdamW([("weight", weight)], weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.add_param_group({"params": [("bias", bias)]})
+    before = bias.detach().clone()
+    for w in (weight, bias):
+        w.grad = torch.zeros_like(w)
+    optimizer.step()
+    assert torch.equal(bias, before)
+    assert not torch.equal(weight, before)
 
 
 def test_step_returns_the_loss_of_its_closure() -> None:

@@ -117,7 +117,10 @@ def test_a_package_lists_its_commands(package: str, commands: list[str], command
         (["--max-epochs", "three"], "--max_epochs three: expected a whole number from 1 up"),
         (["--seed"], "--seed: a value is missing; expected a whole number from 0 to 4,294,967,295"),
         (["--config", "wrong.yaml"], "wrong.yaml: batch_size is many, expected a whole number from 1 to 1,000,000"),
-        (["--config", "unknown.yaml"], "--epochs: no such flag; did you mean --max_epochs"),
+        (["--config", "unknown.yaml"], "unknown.yaml: epochs: no such flag; did you mean --max_epochs"),
+        (["--config", "nested.yaml"], "nested.yaml: config: a file of flags cannot name another one"),
+        (["--config"], "--config: a value is missing; expected the path of a file"),
+        (["--no-verify-data"], "--no_verify_data: no such flag; did you mean --verify_data false"),
         (["--config", "binary.yaml"], "utf-8"),
         (["--run_name", "a/b"], "--run_name 'a/b': expected up to 100 letters"),
         (["--run_name", ".."], "--run_name"),
@@ -197,6 +200,7 @@ def check_refused(
     (directory / "null.yaml").write_text("seed: null")
     (directory / "tagged.yaml").write_text('seed: !!int "x"')
     (directory / "wrong.yaml").write_text("batch_size: many")
+    (directory / "nested.yaml").write_text("config: other.yaml")
     (directory / "unknown.yaml").write_text("epochs: 3")
     (directory / "digits.yaml").write_text("seed: 1" + "0" * 5_000)
     finished = command("-m", module, *flags, cwd=directory, CUDA_VISIBLE_DEVICES="", **environment)

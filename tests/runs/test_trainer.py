@@ -1,5 +1,6 @@
 """The port in other people's Trainers: their arguments, their loaders, their callbacks, torch.compile."""
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import torchvision
 import trainer_flags
 from conftest import make_trainer, write_small_data_set
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import ToTensor
@@ -38,6 +41,7 @@ def test_every_argument_of_the_trainer_trains_and_reports(name: str, small: Path
     check(small, tmp_path, name)
 
 
+@pytest.mark.slow
 def test_every_argument_works_on_two_devices(small: Path, tmp_path: Path) -> None:
     script = Path(trainer_flags.__file__)
     command = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", script, small, tmp_path]
@@ -257,3 +261,161 @@ def test_the_best_of_a_training_that_ends_within_an_epoch_is_saved(small: Path, 
     trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False))
     assert Path(best.best_model_path).is_file()
     assert best.best_model_score == trainer.callback_metrics["train_loss"]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # it is that of the run
+@pytest.mark.parametrize("flags", [{}, {"limit_train_batches": 7}, {"accumulate_grad_batches": 3}])
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("batches", [4, 7, 10])
+def test_a_training_resumes_from_the_checkpoint_of_any_step(
+    batches: int, foreign: bool, flags: dict[str, Any], small: Path, tmp_path: Path
+) -> None:
+    """Within an epoch of ten batches, or with its last one: it ends as one that was never interrupted."""
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.fit_loop.total_batch_idx + 1 == batches:
+                trainer.save_checkpoint(tmp_path / "step.ckpt")
+
+    def run(*callbacks: L.Callback, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
+        L.seed_everything(0, verbose=False)
+        module = LitMNIST()
+        trainer = make_trainer(*callbacks, max_epochs=3, limit_val_batches=0, **flags)
+        data: Any = MNISTDataModule(small, verify_data=False)
+        if foreign:
+            data = DataLoader(TensorDataset(*read(small)), batch_size=100)
+        trainer.fit(module, data, **fit)
+        return trainer, module
+
+    trainer, whole = run(Save())
+    if foreign and batches == 4:
+        return  # a loader without a state begins its epoch anew
+    resumed, module = run(ckpt_path=tmp_path / "step.ckpt", weights_only=True)
+    if (tmp_path / "step.ckpt").exists():
+        assert resumed.global_step == trainer.global_step
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
+        assert resumed.callback_metrics == trainer.callback_metrics
+
+
+def test_a_checkpoint_of_several_devices_serves_one_and_the_other_way_round(small: Path, tmp_path: Path) -> None:
+    module, data = LitMNIST(), MNISTDataModule(small, verify_data=False)
+    trainer = make_trainer(max_steps=4, limit_val_batches=0)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    row = checkpoint["train_averages"][0]
+    for rows in ([row / 4, 3 * row / 4], [row]):
+        checkpoint["train_averages"] = torch.stack(rows)
+        loaded, other = LitMNIST(), make_trainer()
+        other.strategy.connect(loaded)
+        loaded.trainer = other
+        loaded.on_load_checkpoint(checkpoint)
+        assert loaded.train_averages.sums.tolist() == row.tolist()
+
+
+def test_a_checkpoint_in_64_bits_is_not_rounded_to_32(small: Path, tmp_path: Path) -> None:
+    def run(epochs: int, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
+        L.seed_everything(0, verbose=False)
+        module = LitMNIST()
+        trainer = make_trainer(max_epochs=epochs, precision="64-true", limit_val_batches=0)
+        trainer.fit(module, MNISTDataModule(small, verify_data=False), **fit)
+        return trainer, module
+
+    trainer, module = run(1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = LitMNIST.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    _, whole = run(2)
+    _, resumed = run(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    for ours, theirs in ((loaded, module), (resumed, whole)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+# What people do with classes that they lift out
+
+
+class OwnStep(LitMNIST):
+    """Counts no images, and logs a loss of its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        loss = self.loss(self.model(images), labels)
+        self.log("train_loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+
+def test_a_step_of_ones_own_keeps_what_it_logs(small: Path) -> None:
+    trainer = make_trainer(EarlyStopping("train_loss", patience=9), max_epochs=2, limit_val_batches=0)
+    trainer.fit(OwnStep(), MNISTDataModule(small, verify_data=False))
+    assert trainer.callback_metrics["train_loss"].isfinite()
+    assert "train_accuracy" not in trainer.callback_metrics
+
+
+class OwnModel(LitMNIST):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
+def test_a_model_of_ones_own_can_take_the_place_of_ours(small: Path) -> None:
+    trainer, module, data = make_trainer(max_epochs=1), OwnModel(), MNISTDataModule(small, 100, 100, verify_data=False)
+    module.example_input_array = torch.zeros(2, 1, 28, 28)
+    trainer.fit(module, data)
+    summary = ModelSummary(module)
+    assert summary.out_sizes == [[2, 10]]
+    assert trainer.callback_metrics["val_accuracy"] > 0.5
+
+
+def test_a_callback_that_looks_at_each_step_sees_that_step(small: Path, tmp_path: Path) -> None:
+    class Seen(L.Callback):
+        def __init__(self) -> None:
+            self.pairs: list[tuple[float, float]] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *_: object) -> None:
+            self.pairs.append((outputs["loss"].item(), trainer.callback_metrics["train_loss_step"].item()))
+
+    seen = Seen()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=1,
+        limit_val_batches=0,
+        callbacks=[seen],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False))
+    assert len(seen.pairs) == 10
+    assert all(step == pytest.approx(loss, rel=1e-6) for loss, step in seen.pairs)
+
+
+def test_a_data_module_can_be_changed_between_two_trainings_and_pickled(small: Path) -> None:
+    data = MNISTDataModule(small, validation_images=100, verify_data=False)
+    make_trainer(max_epochs=1).fit(LitMNIST(), data)
+    assert len(
+        pickle.loads(pickle.dumps(MNISTDataModule(small, validation_images=100, verify_data=False).val_dataloader()))
+    )
+    data.validation_images = 250
+    data.setup()
+    assert (len(data.validation_indices), len(data.train_indices)) == (250, 750)
+
+
+def test_labels_that_are_not_quite_one_hot_count_by_their_largest(small: Path) -> None:
+    images, labels = read(small, train=False)
+    soft = one_hot(labels, 10) * 0.9 + 0.01
+    (tested,), (expected,) = (
+        make_trainer().test(LitMNIST(), DataLoader(TensorDataset(images, given), 100), verbose=False)
+        for given in (soft, labels)
+        if L.seed_everything(0, verbose=False) == 0
+    )
+    assert tested["test_accuracy"] == expected["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"batch_size": 0}, {"batch_size": 32.0}, {"validation_images": -1}, {"seed": -1}]
+)
+def test_a_wrong_argument_of_the_data_module_is_named(arguments: dict[str, Any]) -> None:
+    ((name, value),) = arguments.items()
+    with pytest.raises(InputError, match=f"^{name}={value}: expected a whole number from"):
+        MNISTDataModule(**arguments)
