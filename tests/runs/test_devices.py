@@ -165,7 +165,8 @@ def test_under_slurm_each_task_is_a_process(flags: Flags, one: Path, tmp_path: P
     assert_same_results(tmp_path / "run", one)
 
 
-@pytest.mark.parametrize("lost", [pytest.param("all others", marks=pytest.mark.slow), "one"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["all others", "one"])
 def test_a_process_that_dies_ends_the_others_and_the_run_can_be_resumed(
     lost: str, flags: Flags, one: Path, tmp_path: Path
 ) -> None:

@@ -136,12 +136,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(flags: Flags, cut:
     assert_same(Path(resume["output_dir"], "run"), whole)
 
 
+@pytest.mark.slow
 def test_more_epochs_end_as_if_asked_for_at_once(flags: Flags, cut: Any, whole: Path, tmp_path: Path) -> None:
     train(**flags | {"max_epochs": 1}, output_dir=str(tmp_path), run_name="run")
     train(**flags, output_dir=str(tmp_path), run_name="run", resume="last")
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_64_bits_are_not_rounded_on_the_way(flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"precision": "64-true", "max_epochs": 1, "output_dir": str(tmp_path)}
     train(**flags, run_name="whole")
@@ -351,6 +353,7 @@ def test_no_checkpoint_is_written_twice(flags: Flags, tmp_path: Path, monkeypatc
     assert written == [f"step={step:05}.ckpt" for step in (6, 12, 18, 24)]
 
 
+@pytest.mark.slow
 def test_neither_the_environment_nor_a_closed_pipe_changes_a_training(
     flags: Flags, tmp_path: Path, whole: Path
 ) -> None:
@@ -512,6 +515,7 @@ def test_a_checkpoint_that_cannot_be_restored_is_refused_and_nothing_is_lost(
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoints(flags: Flags, cut: Any, whole: Path) -> None:
     resume = cut(12)
     limited = ["bash", "-c", 'ulimit -f 976; exec "$0" "$@"', sys.executable]  # in units of 1,024: less than one takes

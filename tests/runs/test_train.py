@@ -108,6 +108,7 @@ def test_the_checkpoint_holds_the_model_that_was_evaluated(one_epoch: dict[str, 
     assert (predicted == mnist.test_labels).mean() == pytest.approx(summary["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_its_config_repeats_it(
     tmp_path: Path, data_dir: Path, command: Command
 ) -> None:
@@ -162,6 +163,7 @@ def forbid(directory: Path, *modules: str) -> str:
     return str(directory)
 
 
+@pytest.mark.slow
 def test_the_port_never_imports_tensorflow_for_tensorboard_neither(
     tmp_path: Path, data_dir: Path, command: Command
 ) -> None:
