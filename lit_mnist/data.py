@@ -247,19 +247,20 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
     def __init__(self, dataset: Batches, sampler: Sampler[int], **options: Any) -> None:
         super().__init__(dataset, sampler=sampler, **options | {"batch_size": None})
         self.batches = dataset
-        self.taken = 0
+        self.taken, self.epoch = 0, 0  # how many batches of which epoch were handed out
         self.saved: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, as good as an iterator
         # With a checkpoint of the last batch of an epoch, Lightning goes on with the next.
-        self.taken = self.saved.get("batches", 0) if self.saved.get("epoch") == self.batches.epoch else 0
+        self.epoch = self.batches.epoch
+        self.taken = self.saved.get("batches", 0) if self.saved.get("epoch") == self.epoch else 0
         self.saved = {}
         for batch in itertools.islice(super().__iter__(), self.taken, None):
             self.taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.taken, "epoch": self.batches.epoch}
+        return {"batches": self.taken, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.saved = {name: state[name] for name in ("batches", "epoch")}
@@ -315,7 +316,7 @@ def prepare(batch: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         raise InputError(f"a batch is {_described(batch)}; expected images and labels, a pair of tensors")
     images, labels = prepare_images(batch[0], dtype), batch[1]
     classes = labels.ndim == 1 and not labels.dtype.is_floating_point and labels.dtype != torch.bool
-    if len(labels) != len(images) or not (classes or labels.shape[1:] == (CLASSES,)):
+    if labels.shape[:1] != images.shape[:1] or labels.is_complex() or not (classes or labels.shape[1:] == (CLASSES,)):
         raise InputError(
             f"labels are {_described(labels)} for {len(images)} images; expected classes 0 to 9, [N], or one-hot rows, "
             "[N, 10]"

@@ -76,6 +76,8 @@ class LitMNIST(L.LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # the Trainer's argument
         if self.trainer.loggers and every and (self.trainer.global_step + 1) % every == 0:
             loss, correct, images = self.train_averages.batch.unbind()
+            if images == 0:
+                return  # a step that counts none, as a subclass may have
             step = {"train_loss_step": loss / images, "train_accuracy_step": correct / images}
             self.log_dict(step, on_step=True, on_epoch=False)
 
@@ -104,12 +106,14 @@ class LitMNIST(L.LightningModule):
         rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
         checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
+        checkpoint["train_averages_epoch"] = self._averaged_epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         try:
             trainer = self.trainer
         except RuntimeError:  # it has none: load_from_checkpoint
-            self.to(next(iter(checkpoint["state_dict"].values())).dtype)
+            own = [checkpoint["state_dict"].get(name) for name, _ in self.named_parameters()]
+            self.to(next((tensor.dtype for tensor in own if tensor is not None), self.dtype))
             return
         if trainer.precision == "64-true":
             self.double()  # Lightning (2.6.6) does it after the weights are there, rounded to 32 bits
@@ -119,7 +123,7 @@ class LitMNIST(L.LightningModule):
                 rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])
             loss, correct, images = rows[self.global_rank].unbind()
             self.train_averages.sums = torch.stack([loss, correct, images])
-            self._averaged_epoch = checkpoint["epoch"]
+            self._averaged_epoch = checkpoint["train_averages_epoch"]
 
     def _shared_step(self, batch: Any, averages: "Averages") -> Tensor:
         images, labels = prepare(batch, next(self.parameters()).dtype)

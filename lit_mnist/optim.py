@@ -104,7 +104,7 @@ class KerasAdam(torch.optim.Optimizer):
         for name in param_group:
             if name in OF_ALL_GROUPS:
                 raise TypeError(f"a parameter group has {name}, which is of all groups together")
-            if name not in {*self.defaults, "params", "param_names"}:
+            if name not in {*self.defaults, "params", "param_names", "name", "initial_lr"}:
                 raise TypeError(f"a parameter group has {name}: {_not_taken(name)}")
         super().add_param_group(param_group)
         _check_group(self.param_groups[-1])
@@ -193,6 +193,8 @@ class KerasAdam(torch.optim.Optimizer):
                 raise RuntimeError(
                     f"KerasAdam: expected dense and real gradients, got {gradient.layout}, {gradient.dtype}"
                 )
+        if not gradients:
+            return loss  # no step, as in Keras
         scale = self._global_scale(gradients)
         for group in self.param_groups:
             group["t"] += 1
@@ -257,7 +259,7 @@ class KerasAdam(torch.optim.Optimizer):
 
     def _global_scale(self, gradients: list[Tensor]) -> Tensor | None:
         """Return what all gradients are multiplied with, [], so that their common norm is `global_clipnorm` at most."""
-        if (limit := self.param_groups[0]["global_clipnorm"]) is None or not gradients:
+        if (limit := self.param_groups[0]["global_clipnorm"]) is None:
             return None
         squares = torch.stack([(gradient**2).sum() for gradient in gradients])
         norm = squares.sum().sqrt()

@@ -132,10 +132,17 @@ def test_a_refused_state_changes_nothing() -> None:
     optimizer = KerasAdam([w], global_clipnorm=1.0)
     with pytest.raises(ValueError, match="another optimizer"):
         optimizer.load_state_dict(torch.optim.SGD([w]).state_dict())
-    optimizer.step()  # without a gradient
     w.grad = torch.ones_like(w)
     optimizer.step()
-    assert optimizer.param_groups[0]["t"] == 2
+    assert optimizer.param_groups[0]["t"] == 1
+
+
+def test_without_any_gradient_no_step_is_taken() -> None:
+    """Keras' `apply` returns at once then, too."""
+    w = start(torch.float32)
+    optimizer = KerasAdam([{"params": [w], "name": "all", "initial_lr": 0.1}], global_clipnorm=1.0)
+    optimizer.step()
+    assert optimizer.param_groups[0]["t"] == 0
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

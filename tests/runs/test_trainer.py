@@ -139,6 +139,11 @@ LABELS = r"expected classes 0 to 9, \[N\], or one-hot rows, \[N, 10\]"
         ((IMAGES, CLASSES[:4]), rf"labels are int64 \[4\] for 5 images; {LABELS}"),
         ((IMAGES, torch.zeros(5, 11)), rf"labels are float32 \[5, 11\] for 5 images; {LABELS}"),
         ((IMAGES, CLASSES > 2), rf"labels are bool \[5\] for 5 images; {LABELS}"),
+        ((IMAGES, torch.tensor(1)), rf"labels are int64 \[\] for 5 images; {LABELS}"),
+        (
+            (IMAGES, torch.zeros(5, 10, dtype=torch.complex64)),
+            rf"labels are complex64 \[5, 10\] for 5 images; {LABELS}",
+        ),
         ((IMAGES, CLASSES + 6), "labels are classes 6 to 10; expected 0 to 9"),
         ((IMAGES, CLASSES - 1), "labels are classes -1 to 3; expected 0 to 9"),
         ((torch.tensor(1.0), torch.tensor(1)), rf"images are float32 \[\]; {TAKEN}"),
@@ -339,7 +344,36 @@ def test_a_checkpoint_in_64_bits_is_not_rounded_to_32(small: Path, tmp_path: Pat
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_more_epochs_after_a_finished_training_report_as_one_whole(epochs: int, small: Path, tmp_path: Path) -> None:
+    """Whose checkpoint was saved after `fit`, when Lightning counts the next epoch already."""
+
+    def run(epochs: int, **fit: Any) -> L.Trainer:
+        L.seed_everything(0, verbose=False)
+        trainer = make_trainer(max_epochs=epochs, limit_val_batches=0)
+        trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False), **fit)
+        return trainer
+
+    run(epochs).save_checkpoint(tmp_path / "last.ckpt")
+    resumed = run(epochs + 1, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.callback_metrics == run(epochs + 1).callback_metrics
+
+
 # What people do with classes that they lift out
+
+
+class WithState(LitMNIST):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(0))
+
+
+def test_a_subclass_with_a_state_of_its_own_loads(small: Path, tmp_path: Path) -> None:
+    trainer, module = make_trainer(max_steps=1, limit_val_batches=0), WithState()
+    trainer.fit(module, MNISTDataModule(small, verify_data=False))
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    loaded = WithState.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), loaded.parameters(), strict=True))
 
 
 class OwnStep(LitMNIST):
