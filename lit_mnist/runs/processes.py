@@ -91,7 +91,7 @@ def _failure(failures: Mapping[int, Any], resume: str) -> Exception:
     if own and next(iter(own.values())).exitcode > 0:  # then the agent has ended those that did not end by themselves
         own = {rank: one for rank, one in own.items() if one.exitcode > 0 or said[rank]}
     if not own:  # a signal that one of them got, or all
-        return StoppedError(max(abs(one.exitcode) % 128 for one in failures.values()), resume)
+        return StoppedError(abs(next(iter(failures.values())).exitcode) % 128, resume)
     reasons = [f"process {rank}: {said[rank] or f'ended with code {one.exitcode}'}" for rank, one in own.items()]
     line = "; ".join(reasons)
     if all(one.exitcode == 2 for one in own.values()):

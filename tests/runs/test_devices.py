@@ -113,10 +113,15 @@ def test_torchrun_starts_them_too(flags: Flags, one: Path, tmp_path: Path) -> No
 
 
 AT_EXIT = """
-import atexit, os, pathlib
-threads = pathlib.Path("/proc/self/task")
-tell = lambda: pathlib.Path(os.environ["THREADS"], str(os.getpid())).write_text(
-    " ".join((thread / "comm").read_text().strip() for thread in threads.iterdir()))
+import atexit, contextlib, os, pathlib
+
+def tell():
+    names = []
+    for thread in pathlib.Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            names.append((thread / "comm").read_text().strip())
+    pathlib.Path(os.environ["THREADS"], str(os.getpid())).write_text(" ".join(names))
+
 atexit.register(tell)
 """
 
