@@ -93,7 +93,7 @@ class Candidate:
         return {f"{prefix}/{key}": np.array(array) for key, array in arrays.items()}
 
     def state(self, prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
-        """Return the weights and the moments of Adam, as far as the optimizer keeps them; NaN for those of a tensor."""
+        """Return the weights and, if the optimizer keeps any, the moments of Adam: NaN for a tensor that has none."""
         arrays = self.arrays(f"{prefix}weights")
         for kind, moment in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
             moments = {path: optimizer.state[p].get(moment) for path, p in self.parameters.items()}
