@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from keras_ref.parity.comparisons import (
+    NOTHING,
     Comparison,
+    NotChecked,
     close,
     close_at_steps,
     equal,
@@ -18,21 +20,72 @@ from keras_ref.parity.comparisons import (
     largest_difference,
 )
 from keras_ref.parity.recorded import recorded
-from keras_ref.parity.samples import drawn_again, glorot_bound, kolmogorov_smirnov
+from keras_ref.parity.samples import drawn_again, kolmogorov_smirnov
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import DRAWN_AGAIN, KOLMOGOROV_SMIRNOV, MARGINS
 from lit_mnist.trace.files import Arrays
+
+# What a training leaves in a model and in an optimizer, by the names of files.
+STATES = ("weights", "adam_m", "adam_v", "velocity_hat", "momentum", "velocity", "average_gradient", "accumulator")
+
+Found = Iterator[Comparison | NotChecked]
 
 # Numbers of processes, and the training whose batches divide among them.
 DEVICES = ((2, "short"), (3, "thirds"), (4, "short"), (2, "long"), (4, "long"))
 RESUMED = ((1, "short"), (2, "short"), (3, "thirds"), (1, "long"), (2, "long"))
 
 
-def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
-    """Rung 1: images, labels, scaled pixels and one-hot rows are equal to the byte; an epoch is one as Keras goes."""
-    for split in ("train", "test"):
-        for kind in ("images", "labels", "pixels", "one_hot"):
-            yield equal(f"{split} {kind.replace('_', '-')}", ours, theirs, f"{split}/{kind}")
+def data(ours: Arrays, theirs: Arrays) -> Found:
+    """Rung 1: the examples are equal to the byte; an epoch is one as Keras goes."""
+    for name in theirs:
+        if name.startswith("examples/"):
+            yield equal(f"{name.removeprefix('examples/')}, read by each side", ours, theirs, name)
+        if name.startswith(("train/", "test/")):
+            yield equal(name.replace("/", " ").replace("_", "-"), ours, theirs, name)
+    if "loader/inputs" in ours:
+        yield from loader(ours, theirs)
+    elif "order" in ours:
+        yield from goes_like_keras(ours)
+        size = int(theirs["documented_batch_sizes"][0])
+        as_asked = (ours["documented_batch_sizes"][:-1] == size).all()
+        yield Comparison(f"batches of {size} images, if {size} are asked for", float(not as_asked), 0)
+    else:
+        yield NotChecked("order and size of the batches", "the port brings no loader; those of the comparison were used")
+
+
+def loader(ours: Arrays, theirs: Arrays) -> Found:
+    """Look at the loader that a port brings, as it is: what reaches the training step."""
+    places = {number: place for place, number in enumerate(theirs["rows/inputs"].tolist())}
+    order = np.array([[places.get(number, -1) for number in epoch] for epoch in ours["loader/inputs"].tolist()])
+    unknown = int((order < 0).sum())
+    what = f"inputs of the port's own loader: {unknown} of {order.size} are none of the data"
+    yield Comparison(what, float(unknown), 0)
+    if unknown:
+        return
+    same = ours["loader/targets"] == theirs["rows/targets"][order]
+    if not same.any():
+        yield NotChecked("targets of the port's own loader", "they are coded in another way")
+    else:
+        yield Comparison("targets of the port's own loader", float((~same).sum()), 0)
+    # Of examples that are equal one stands for all.
+    distinct = len(places)
+    images = np.array(order.shape[1] if distinct < len(theirs["rows/inputs"]) else len(theirs["rows/inputs"]))
+    facts = {"order": order, "images": images, "batch_sizes": ours["loader/batch_sizes"]}
+    rules = goes_like_keras(facts, repeated=distinct < len(theirs["rows/inputs"]))
+    yield from (replace(rule, what=f"the port's own loader: {rule.what}") for rule in rules)
+    size = int(theirs["batch_size"])
+    as_asked = (ours["loader/batch_sizes"][:-1] == size).all()
+    yield Comparison(f"the port's own loader: batches of {size}", float(not as_asked), 0)
+
+
+def goes_like_keras(facts: Arrays, repeated: bool = False) -> Iterator[Comparison]:
+    """Say what is true of the epochs of Keras' `fit` and has to be of these.
+
+    Args:
+        facts: `order` [epochs, I], the examples in the order of each epoch, `images`, how many there are, and
+            `batch_sizes` of an epoch.
+        repeated: whether examples come more than once in the data.
+    """
     for rule, of in (
         ("every image once in an epoch", each_image_once),
         ("another order in each epoch", new_order_each_epoch),
@@ -41,95 +94,168 @@ def data(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
         ("neighbours in the files do not stay neighbours", apart_from_neighbours),
         ("batches of one size, the last with what is left", full_batches),
     ):
-        yield Comparison(rule, float(of(ours) != of(theirs)), 0)
-    size = int(theirs["documented_batch_sizes"][0])
-    as_asked = (ours["documented_batch_sizes"][:-1] == size).all()
-    yield Comparison(f"batches of {size} images, if {size} are asked for", float(not as_asked), 0)
+        if not (repeated and of is each_image_once):
+            yield Comparison(rule, float(not of(facts)), 0)
 
 
-def structure(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
+def structure(ours: Arrays, theirs: Arrays) -> Found:
     """Rung 2: names and order of the layers, output shapes, parameter counts."""
-    yield equal("names and order of the layers", ours, theirs, "layers")
-    for name in theirs["layers"]:
-        yield equal(f"output shape of {name}", ours, theirs, f"shape/{name}")
-    yield equal("parameters of each layer", ours, theirs, "parameters")
-    yield equal("parameters in all", ours, theirs, "all_parameters")
+    if "layers" in ours:
+        yield equal("names and order of the layers", ours, theirs, "layers")
+    for name in theirs:
+        kind, _, layer = name.partition("/")
+        if kind == "shape":
+            if name in ours:
+                yield equal(f"output shape of {layer}", ours, theirs, name)
+            else:
+                yield NotChecked(f"output shape of {layer}", "the port has no module for it")
+    if "layers" in ours:
+        yield equal("parameters of each layer", ours, theirs, "parameters")
+        yield equal("parameters in all", ours, theirs, "all_parameters")
+    for name in theirs:
+        if name.startswith("trained/") and (name in ours or theirs[name]):
+            yield equal(f"parameters that are trained of {name.removeprefix('trained/')}", ours, theirs, name)
+    if "all_trained" in theirs:
+        yield equal("parameters that are trained in all", ours, theirs, "all_trained")
+    for name in theirs:
+        if name.startswith("drop/"):
+            yield from dropped(name.removeprefix("drop/"), ours.get(name, NOTHING[[0, 0]]), theirs[name])
     yield equal("dtype of the start weights", dtypes(ours), dtypes(theirs), "dtypes")
 
 
-def initialisation(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
-    """Rung 3: over all seeds, kernels are Glorot uniform, independent, and biases zero, on both sides."""
+def dropped(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Iterator[Comparison]:
+    """Compare what two Dropout layers make of 100,000 ones: how many are left out, and what becomes of the others."""
+    # Five standard errors of the difference of two shares of 100,000.
+    margin = 5 * np.sqrt(2 * 0.25 / 100_000)
+    yield Comparison(f"{layer}: share of inputs that it leaves out", float(abs(ours[0] - theirs[0])), float(margin))
+    yield Comparison(f"{layer}: what it makes of a one that stays", float(abs(ours[1] - theirs[1])), 1e-6)
+
+
+def initialisation(ours: Arrays, theirs: Arrays) -> Found:
+    """Rung 3: over all seeds, both sides draw each tensor from the same distribution, and anew each time."""
+    for key in keys_of(theirs, "initial/0"):
+        samples = [
+            np.concatenate([array.ravel() for name, array in side.items() if is_start_of(name, key)] or [NOTHING])
+            for side in (ours, theirs)
+        ]
+        if samples[1].min() == samples[1].max():
+            yield Comparison(f"{key}: farthest from {samples[1][0]:g}", largest_distance(*samples), 0)
+        else:
+            distance = kolmogorov_smirnov(*samples)
+            yield Comparison(f"{key}: distance of the two sides' draws", distance, KOLMOGOROV_SMIRNOV)
     for side, arrays in (("ours", ours), ("theirs", theirs)):
-        for key in keys_of(theirs, "initial/0"):
-            drawn = [
-                array.ravel() for name, array in arrays.items() if name.startswith("initial/") and name.endswith(key)
-            ]
-            sample = np.concatenate(drawn) if drawn else np.array([np.nan])
-            if key.endswith("bias"):
-                yield Comparison(f"{key}, {side}: largest", float(np.abs(sample).max()), 0)
-            else:
-                distance = kolmogorov_smirnov(sample, glorot_bound(theirs[f"initial/0/{key}"].shape))
-                yield Comparison(f"{key}, {side}: distance from Glorot uniform", distance, KOLMOGOROV_SMIRNOV)
         for key, share in drawn_again(arrays).items():
             yield Comparison(f"{key}, {side}: share of draws that come again", share, DRAWN_AGAIN)
 
 
-def weight_transfer(sides: Sides, dtype: str) -> Iterator[Comparison]:
+def is_start_of(name: str, key: str) -> bool:
+    kind, _, rest = name.partition("/")
+    return kind == "initial" and rest.partition("/")[2] == key
+
+
+def largest_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.nan_to_num(np.abs(ours - theirs[0]).max(), nan=np.inf))
+
+
+def weight_transfer(sides: Sides, dtype: str) -> Found:
     """Rung 4: weights go into the model and back as the same bits, on both sides and from Keras' own files."""
     inputs = sides.inputs("cases", dtype)
     ours, theirs = sides.trace("cases", dtype)
-    files = {f"ours, from a {kind} file": sides.loaded(path) for kind, path in sides.saved(inputs).items()}
-    for how, arrays in ({"ours": ours, "theirs": theirs} | files).items():
+    loaded = {"ours": ours, "theirs": theirs}
+    if sides.data:
+        yield NotChecked("files of Keras", "the port's side reads those of the documented model alone")
+    else:
+        loaded |= {f"ours, from a {kind} file": sides.loaded(path) for kind, path in sides.saved(inputs).items()}
+    for how, arrays in loaded.items():
         for key, array in inputs.weights.items():
             same = np.array_equal(array, arrays.get(f"loaded/{key}", np.nan))
             yield Comparison(f"{key}, {how}", float(not same), 0)
 
 
-def forward(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 5: what every layer gives."""
-    yield from close_at_steps("activations", ours, theirs, exact)
+def forward(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
+    """Rung 5: what every layer gives, in evaluation mode and, where that is another, in training."""
+    weighted = {name.split("/")[1] for name in theirs if name.startswith("loaded/")}
+    for kind in ("activations", "training"):
+        chosen = nearest(kind, ours, theirs)
+        seen = {name.split("/", 2)[2] for name in chosen if name.startswith(f"{kind}/") and name.count("/") > 1}
+
+        def skipped(layer: str, seen: set[str] = seen, kind: str = kind) -> bool:
+            return layer not in seen and (kind == "training" or layer not in weighted)
+
+        yield from close_at_steps(kind, chosen, theirs, exact, unrounded, skipped)
 
 
-def loss(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 6: the loss of each batch of the edge cases."""
-    yield from close("", ["loss"], ours, theirs, exact)
+def nearest(kind: str, ours: Arrays, theirs: Arrays) -> dict[str, np.ndarray]:
+    """Return what layers give, with their activation function applied once more where that is nearer to Keras'."""
+    chosen = {name: array for name, array in ours.items() if "|" not in name}
+    for name, array in ours.items():
+        plain = name.partition("|")[0]
+        if name.startswith(f"{kind}/") and "|" in name and plain in theirs:
+            if largest_difference(array, theirs[plain])[0] < largest_difference(ours[plain], theirs[plain])[0]:
+                chosen[plain] = array
+    return chosen
 
 
-def gradients(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
+def loss(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
+    """Rung 6: the loss of each batch, with what regularises it."""
+    yield from close("", ["loss"], ours, theirs, exact, unrounded)
+
+
+def gradients(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
     """Rung 7: the gradient of every tensor, at several points of the training."""
-    yield from close_at_steps("gradients", ours, theirs, exact)
+    yield from close_at_steps("gradients", ours, theirs, exact, unrounded)
 
 
-def optimizer(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 8: m, v and the weights after a step."""
-    yield from close_at_steps("after", ours, theirs, exact)
+def optimizer(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
+    """Rung 8: what the optimizer keeps, and the weights after a step."""
+    kept = {name.split("/")[2] for name in ours if name.startswith("after/")}
+    yield from unkept(theirs, kept)
+    yield from close_at_steps("after", ours, theirs, exact, unrounded, lambda key: key.partition("/")[0] not in kept)
 
 
-def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 9: loss and accuracy of every step, then weights, m, v, test probabilities and predictions at the end."""
-    yield from close("", ["loss"], ours, theirs, exact)
-    if exact is None:
-        yield from close("", ["accuracy"], ours, theirs)
-    for kind in ("weights", "adam_m", "adam_v"):
-        yield from close(kind, keys_of(theirs, kind), ours, theirs, exact)
-    yield from close("", ["probabilities"], ours, theirs, exact)
-    if exact is None:
+def unkept(theirs: Arrays, kept: set[str]) -> Iterator[NotChecked]:
+    """Say which slots of Keras' optimizer nothing was found of."""
+    slots = dict.fromkeys(name.split("/")[2] for name in theirs if name.startswith("after/"))
+    for slot in slots:
+        if slot not in kept:
+            yield NotChecked(f"{slot} of the optimizer", "the port's optimizer keeps nothing of a name known for it")
+
+
+def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
+    """Rung 9: loss and accuracy of every step, then weights, slots, test probabilities and predictions at the end."""
+    yield from close("", ["loss"], ours, theirs, exact, unrounded)
+    if exact is None and "accuracy" in theirs:
+        yield from close("", ["accuracy"], ours, theirs, None, unrounded)
+    for kind in STATES:
+        if any(name.startswith(f"{kind}/") for name in ours):
+            yield from close(kind, keys_of(theirs, kind), ours, theirs, exact, unrounded)
+    yield from close("", ["probabilities"], ours, theirs, exact, unrounded)
+    if exact is None and theirs["probabilities"].shape[-1] > 1 and "accuracy" in theirs:
         differing = np.argmax(ours["probabilities"], axis=1) != np.argmax(theirs["probabilities"], axis=1)
         yield Comparison("differing predictions of test images", float(differing.sum()), 0)
 
 
-def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None) -> Iterator[Comparison]:
-    """Rung 10: the loss and the accuracy that each framework reports for each epoch, and for the test images."""
+def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
+    """Rung 10: the loss and the metrics that each framework reports for each epoch, and for the test images."""
     # In float32 together with the losses of the steps: the average of an epoch is a single number, which one side or
     # the other hits more exactly by chance, but no less exactly than what it is an average of.
-    tested = [key for key in ("history/test_loss", "history/test_accuracy") if key in ours]
-    steps = ["loss"] if exact else []
-    yield from close("", ["history/loss", "history/accuracy", *tested, *steps], ours, theirs, exact)
+    names = [f"history/{name}" for name in keys_of(theirs, "history")]
+    for name in names:
+        if name not in ours:
+            what = name.removeprefix("history/")
+            logged = what if what.startswith("test_") else f"train_{what}"
+            yield NotChecked(f"{what} as reported", f"the port does not log {logged}")
+    reported = [name for name in names if name in ours]
+    if reported:
+        yield from close("", [*reported, *(["loss"] if exact else [])], ours, theirs, exact, unrounded)
 
 
-def distribution(sides: Sides, dtype: str) -> Iterator[Comparison]:
+def distribution(sides: Sides, dtype: str) -> Found:
     """Rung 11: test results over seeds, of the candidate and of the runs of Keras in recorded.json."""
-    return equivalence(sides.results("ours", sides.seeds), recorded()["keras"])
+    if sides.data:
+        yield NotChecked("test results over seeds", "trainings of Keras are recorded for the documented model alone")
+        return
+    yield from equivalence(sides.results("ours", sides.seeds), recorded()["keras"])
 
 
 def equivalence(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
@@ -151,53 +277,61 @@ def equivalence(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
         )
 
 
-def devices(sides: Sides, dtype: str) -> Iterator[Comparison]:
+def devices(sides: Sides, dtype: str) -> Found:
     """Rung 12: our training on several devices and Keras' on one, up to the first that differs."""
     # A trace brings its own order. Devices that each draw another one would miss images and see others twice.
     facts, _ = sides.facts()
-    order = Comparison("the order of the images, drawn again with the same seed", float(not facts["same_order"]), 0)
-    yield order
-    if not order.holds:
-        return
+    if "same_order" in facts:
+        order = Comparison("the order of the images, drawn again with the same seed", float(not facts["same_order"]), 0)
+        yield order
+        if not order.holds:
+            return
     for count, training in DEVICES:
-        comparisons = whole_training(sides.on_devices(training, count), sides.reference(training, dtype))
+        if sides.data and training == "long":
+            yield NotChecked(f"{count} devices: {training}", "its batches need not divide among them")
+            continue
+        comparisons = whole_training(sides.on_devices(training, count), sides, training)
         yield from labelled(f"{count} devices: {training}", comparisons)
-        if not all(one.holds for one in comparisons):
+        if not all(one.holds for one in comparisons if isinstance(one, Comparison)):
             return
 
 
-def resume(sides: Sides, dtype: str) -> Iterator[Comparison]:
+def resume(sides: Sides, dtype: str) -> Found:
     """Rung 13: trainings that were killed within an epoch and Keras', and to the bit those that were not."""
     for count, training in RESUMED:
+        if sides.data and training == "long" and count > 1:
+            yield NotChecked(f"{count} devices: {training}", "its batches need not divide among them")
+            continue
         steps = len(sides.inputs(training, dtype).batches)
         ours = sides.on_devices(training, count, kill_after=steps * 5 // 9)
-        comparisons = whole_training(ours, sides.reference(training, dtype))
-        if all(one.holds for one in comparisons):
+        comparisons = whole_training(ours, sides, training)
+        if all(one.holds for one in comparisons if isinstance(one, Comparison)):
             comparisons += same_bits(ours, sides.on_devices(training, count))
         yield from labelled(f"{count} device{'s' * (count > 1)}: {training}", comparisons)
-        if not all(one.holds for one in comparisons):
+        if not all(one.holds for one in comparisons if isinstance(one, Comparison)):
             return
 
 
-def whole_training(ours: Arrays, theirs: Arrays) -> list[Comparison]:
-    return [*trajectory(ours, theirs), *history(ours, theirs)]
+def whole_training(ours: Arrays, sides: Sides, training: str) -> list[Comparison | NotChecked]:
+    theirs, unrounded = sides.reference(training, "float64"), sides.unrounded(training)
+    return [*trajectory(ours, theirs, None, unrounded), *history(ours, theirs, None, unrounded)]
 
 
 def same_bits(ours: Arrays, whole: Arrays) -> Iterator[Comparison]:
     """Compare a training that was interrupted with the one that was not: it ends to the last bit the same."""
-    for name in ("loss", "accuracy", "probabilities", *whole):
-        if name in ("loss", "accuracy", "probabilities") or name.startswith(("weights", "adam", "history")):
+    for name in whole:
+        if name in ("loss", "accuracy", "probabilities") or name.startswith((*STATES, "history")):
             apart, where = largest_difference(ours.get(name), whole[name])
             yield Comparison(f"{name}{where}, interrupted or not", apart, 0)
 
 
-def labelled(training: str, comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
+def labelled(training: str, comparisons: Iterable[Comparison | NotChecked]) -> Found:
     """Put before each comparison of which training it is."""
     return (replace(one, what=f"{training}: {one.what}") for one in comparisons)
 
 
 def dtypes(arrays: Arrays) -> Arrays:
-    return {"dtypes": np.array([str(arrays[f"initial/0/{key}"].dtype) for key in keys_of(arrays, "initial/0")])}
+    return {"dtypes": np.array([str(arrays[f"initial/0/{key}"].dtype) for key in sorted(keys_of(arrays, "initial/0"))])}
 
 
 # How an epoch of Keras goes

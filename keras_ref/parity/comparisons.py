@@ -1,6 +1,6 @@
 """How far two sets of arrays are apart, and how far they may be: NumPy alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,25 +13,56 @@ NOTHING = np.array([np.nan])
 
 @dataclass(frozen=True)
 class Comparison:
-    """One thing compared: what it was, how far the two sides are apart, and how far they may be."""
+    """One thing compared: what it was, how far the two sides are apart, and how far they may be.
+
+    `against` says what it was held against where that is not Keras as it is.
+    """
 
     what: str
     difference: float
     tolerance: float
+    against: str = ""
 
     @property
     def holds(self) -> bool:
         return bool(self.difference <= self.tolerance)  # False for NaN
 
 
-def close_at_steps(kind: str, ours: Arrays, theirs: Arrays, exact: Arrays | None) -> Iterator[Comparison]:
-    """Compare what was kept of single steps: one after the other; in float32 all together (see `close`)."""
+@dataclass(frozen=True)
+class NotChecked:
+    """What was not looked at, and why."""
+
+    what: str
+    why: str
+
+
+def close_at_steps(
+    kind: str,
+    ours: Arrays,
+    theirs: Arrays,
+    exact: Arrays | None,
+    unrounded: Arrays | None = None,
+    skipped: Callable[[str], bool] = lambda key: False,
+) -> Iterator[Comparison]:
+    """Compare what was kept of single steps: one after the other; in float32 all together (see `close`).
+
+    Args:
+        kind: of what was kept.
+        ours: arrays of the port.
+        theirs: arrays of Keras.
+        exact: in float32, Keras' in float64.
+        unrounded: in float64, Keras' with constants that keep their bits, where they were recorded.
+        skipped: whether what has such a key is left out.
+    """
     steps = steps_of(theirs, kind)
+    if not steps:
+        return
     if exact is None:
         for step in steps:
-            yield from close(f"{kind}/{step}", keys_of(theirs, f"{kind}/{step}"), ours, theirs)
+            keys = [key for key in keys_of(theirs, f"{kind}/{step}") if not skipped(key)]
+            yield from close(f"{kind}/{step}", keys, ours, theirs, unrounded=unrounded)
         return
-    keys = keys_of(theirs, f"{kind}/{steps[0]}")
+    keys = [key for key in keys_of(theirs, f"{kind}/{steps[0]}") if not skipped(key)]
     together = [
         {
             f"{kind}/*/{key}": np.concatenate([arrays.get(f"{kind}/{step}/{key}", NOTHING).ravel() for step in steps])
@@ -43,7 +74,12 @@ def close_at_steps(kind: str, ours: Arrays, theirs: Arrays, exact: Arrays | None
 
 
 def close(
-    prefix: str, keys: Iterable[str], ours: Arrays, theirs: Arrays, exact: Arrays | None = None
+    prefix: str,
+    keys: Iterable[str],
+    ours: Arrays,
+    theirs: Arrays,
+    exact: Arrays | None = None,
+    unrounded: Arrays | None = None,
 ) -> Iterator[Comparison]:
     """Compare arrays, one after the other; in float32, the errors of both sides against the exact run, all together.
 
@@ -51,6 +87,12 @@ def close(
     all arrays together, the largest of our errors is held against the largest of theirs.
     """
     names = [f"{prefix}/{key}".lstrip("/") for key in keys]
+    if not names:
+        return
+    if exact is None and unrounded is not None:
+        for name in names:
+            yield near_either(name, ours.get(name), theirs[name], unrounded[name])
+        return
     if exact is None:
         for name in names:
             apart, where = largest_difference(ours.get(name), theirs[name])
@@ -62,6 +104,27 @@ def close(
     their_error = max(relative_error(theirs[name], exact[name]) for name in names)
     # Where Keras happens to hit the exact value, one rounding is what float32 can do at best.
     yield Comparison(what, our_error / max(their_error, 2.0**-24), FLOAT32_RATIO)
+
+
+def near_either(name: str, ours: np.ndarray | None, theirs: np.ndarray, unrounded: np.ndarray) -> Comparison:
+    """Compare with Keras as it is or, where the two differ, with Keras whose constants keep their bits.
+
+    A port is right within what is allowed of either, and where it is no farther from the unrounded one than twice Keras
+    as it is: what Keras rounds, a port may round otherwise. Differences of numbers beyond one are relative to the
+    largest of the array.
+    """
+    size = max(1.0, float(np.abs(theirs).max(initial=0))) if np.isfinite(theirs).all() else 1.0
+    apart, where = (difference := largest_difference(ours, theirs))[0] / size, difference[1]
+    if apart <= FLOAT64:
+        return Comparison(f"{name}{where}", apart, FLOAT64)
+    apart, where = (difference := largest_difference(ours, unrounded))[0] / size, difference[1]
+    if apart > FLOAT64:
+        own = largest_difference(theirs, unrounded)[0] / size
+        if own > FLOAT64 and apart <= 2 * own:
+            return Comparison(f"{name}{where}", apart, 2 * own, "twice Keras' own rounding")
+        if ours is not None and ours.shape == theirs.shape and theirs.ndim == 1 and where.startswith("["):
+            apart, where = first_difference(ours / size, unrounded / size)  # of steps, the first tells more
+    return Comparison(f"{name}{where}", apart, FLOAT64, "unrounded")
 
 
 def first_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_ref.parity import checks
-from keras_ref.parity.comparisons import Comparison
+from keras_ref.parity.comparisons import Comparison, NotChecked
 from keras_ref.parity.sides import Sides
 
 Dtype = Literal["both", "float64", "float32"]
@@ -28,6 +28,7 @@ class Rung:
         dtypes: precisions in which it is climbed.
         of_facts: whether it compares facts.
         trainings: the trainings it looks at.
+        of_training: whether it looks at a candidate's training step, which a plain module has not.
         flag: of the command, that asks for it; "" for a rung that is always climbed.
         value: of the flag, as an example.
     """
@@ -40,19 +41,26 @@ class Rung:
     dtypes: tuple[str, ...] = ("float64", "float32")
     of_facts: bool = False
     trainings: tuple[str, ...] = ()
+    of_training: bool = False
     flag: str = ""
     value: str = ""
 
-    def comparisons(self, sides: Sides, dtype: str) -> Iterator[Comparison]:
-        """Yield what it compares."""
+    def comparisons(self, sides: Sides, dtype: str) -> checks.Found:
+        """Yield what it compares, and what it could not look at."""
+        if self.of_training and not sides.trains:
+            yield NotChecked(self.compared, "the candidate is a plain nn.Module: how it trains is not known")
+            return
         if self.of_facts:
             yield from self.check(*sides.facts())
         elif not self.trainings:
             yield from self.check(sides, dtype)
         for training in self.trainings:
+            if training == "trained" and not sides.trains:
+                continue
             ours, theirs = sides.trace(training, dtype)
             exact = None if dtype == "float64" else sides.reference(training, "float64")
-            yield from checks.labelled(training, self.check(ours, theirs, exact))
+            unrounded = sides.unrounded(training) if dtype == "float64" else None
+            yield from checks.labelled(training, self.check(ours, theirs, exact, unrounded))
 
 
 _FACTS: dict[str, Any] = {"dtypes": ("float32",), "of_facts": True}
@@ -77,9 +85,10 @@ LIST = (
     Rung(
         3,
         "initialisation",
-        "20 seeds: distance from Glorot uniform; independent; zero biases",
+        "20 seeds: each tensor drawn from the same distribution on both sides; independent",
         checks.initialisation,
-        "look at how the start weights are drawn: Keras draws kernels Glorot uniform and sets biases to zero",
+        "look at how the start weights are drawn: unless told otherwise, Keras draws kernels Glorot uniform and sets "
+        "biases to zero",
         **_FACTS,
     ),
     Rung(
@@ -95,7 +104,7 @@ LIST = (
         "what every layer gives: ordinary images and edge cases",
         checks.forward,
         "look at the layer named, or at the activation function of the one before it, or at the flatten order",
-        trainings=("cases", "saturated"),
+        trainings=("cases", "saturated", "trained"),
     ),
     Rung(
         6,
@@ -103,7 +112,8 @@ LIST = (
         "the same images",
         checks.loss,
         "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
-        trainings=("cases", "saturated"),
+        trainings=("cases", "saturated", "trained"),
+        of_training=True,
     ),
     Rung(
         7,
@@ -113,6 +123,7 @@ LIST = (
         "the loss agrees, its gradient does not: look for detached tensors, scaling or noise; if it agrees at step 0, "
         "for a parameter that the optimizer does not hold, whose gradients pile up",
         trainings=("cases", "saturated", "trained"),
+        of_training=True,
     ),
     Rung(
         8,
@@ -122,6 +133,7 @@ LIST = (
         "gradients of given weights agree, the update does not: look at epsilon, betas, learning rate, weight decay "
         "and clipping; if it agrees at step 0, at schedules and at what the optimizer forgets between epochs",
         trainings=("short", "saturated"),
+        of_training=True,
     ),
     Rung(
         9,
@@ -130,6 +142,7 @@ LIST = (
         checks.trajectory,
         "single steps agree, the training does not: look at what changes over time, schedules or state",
         trainings=("short", "long"),
+        of_training=True,
     ),
     Rung(
         10,
@@ -139,6 +152,7 @@ LIST = (
         "the steps agree, the report does not: look at how batches are averaged over an epoch; less than 1e-7 off in "
         "float64 is a value that was logged in 32 bits",
         trainings=("short", "long"),
+        of_training=True,
     ),
     Rung(
         11,
@@ -147,6 +161,7 @@ LIST = (
         checks.distribution,
         "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
         dtypes=("float32",),
+        of_training=True,
         flag="seeds",
         value="20",
     ),
@@ -158,6 +173,7 @@ LIST = (
         "one device agrees, several do not: look at how batches, averages and test images are shared out, and whether "
         "all devices draw one order",
         dtypes=("float64",),
+        of_training=True,
         flag="devices",
         value="true",
     ),
@@ -168,6 +184,7 @@ LIST = (
         checks.resume,
         "it agrees if nothing happens: look at what a checkpoint holds: m, v, t, place in the epoch, running sums",
         dtypes=("float64",),
+        of_training=True,
         flag="resume",
         value="true",
     ),
@@ -178,14 +195,20 @@ USUAL = [rung.number for rung in LIST if not rung.flag]  # climbed without being
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rung says: its comparisons, in the order of looking."""
+    """What a rung says: its comparisons, in the order of looking, and what it did not look at."""
 
     rung: Rung
     dtype: str
     comparisons: tuple[Comparison, ...]
+    not_checked: tuple[NotChecked, ...] = ()
+
+    @property
+    def was_run(self) -> bool:
+        return bool(self.comparisons)
 
     @property
     def holds(self) -> bool:
+        """Whether nothing that was looked at differs; a rung that was not run neither holds nor fails."""
         return all(comparison.holds for comparison in self.comparisons)
 
     @property
@@ -197,10 +220,13 @@ class Verdict:
     @property
     def figure(self) -> str:
         """How far the two sides are apart, and how far they may be."""
+        if not self.was_run:
+            return "not run"
         if self.shown.tolerance == 0:
             return "equal" if self.holds else "not equal"
         unit = " x Keras' error" if self.dtype == "float32" and self.rung.trainings else ""
-        return f"{self.shown.difference:.2g}{unit} of {self.shown.tolerance:g}"
+        against = f" ({self.shown.against})" if self.shown.against else ""
+        return f"{self.shown.difference:.2g}{unit} of {self.shown.tolerance:.3g}{against}"
 
 
 def climb(sides: Sides, numbers: Iterable[int], dtype: Dtype = "both") -> Iterator[Verdict]:
@@ -217,4 +243,7 @@ def climb(sides: Sides, numbers: Iterable[int], dtype: Dtype = "both") -> Iterat
     in_order += [(rung, precision) for precision in precisions for rung in rungs if len(rung.dtypes) > 1]
     in_order += [(rung, rung.dtypes[0]) for rung in rungs if rung.flag]
     for rung, precision in in_order:
-        yield Verdict(rung, precision, tuple(rung.comparisons(sides, precision)))
+        found = list(rung.comparisons(sides, precision))
+        compared = tuple(one for one in found if isinstance(one, Comparison))
+        not_checked = {one.what: one for one in found if isinstance(one, NotChecked)}
+        yield Verdict(rung, precision, compared, tuple(not_checked.values()))

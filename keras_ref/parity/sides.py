@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,10 @@ class Sides:
         candidate: the port, as package.module:Class.
         directory: for the files.
         data_dir: of MNIST.
+        reference: the original, as package.module:function, or a .keras file; "" for the documented one.
+        data: the examples, as package.module:function; "" for MNIST, and the documented model.
+        layers: file that maps names of layers to modules; "" for none.
+        batch_size: of the trajectory of another model than the documented one.
         steps: of the trajectory.
         seed: decides start weights and batches of the trainings.
         seeds: number of the candidate's own trainings for rung 11.
@@ -41,6 +46,10 @@ class Sides:
         candidate: str,
         directory: Path,
         data_dir: str,
+        reference: str = "",
+        data: str = "",
+        layers: str = "",
+        batch_size: int = 32,
         steps: int = 600,
         seed: int = 0,
         seeds: int = 0,
@@ -48,6 +57,8 @@ class Sides:
         processes: int = min(os.cpu_count() or 1, 8),
     ) -> None:
         self.candidate, self.directory, self.data_dir = candidate, directory, data_dir
+        self.named = {"reference": reference, "data": data, "data_dir": data_dir}
+        self.data, self.layers, self.batch_size = data, layers, batch_size
         self.steps, self.seed, self.seeds = steps, seed, seeds
         self.progress, self.processes = progress, processes
         self.started: list[SideProcess] = []
@@ -74,10 +85,27 @@ class Sides:
 
     def facts(self) -> tuple[Arrays, Arrays]:
         """What each side is before it trains."""
-        sides: tuple[Side, Side] = ("ours", "theirs")
-        requests = [self.request(side, "facts", data_dir=self.data_dir, seeds=SEEDS) for side in sides]
-        ours, theirs = self.ask(requests, "starting; data, layers, start weights")
+        doing = "starting; data, layers, start weights"
+        of_keras = self.request("theirs", "facts", seeds=SEEDS)
+        if self.data:  # the port is mapped to what Keras' side says of its model
+            self.ask([of_keras], doing)
+        ours, theirs = self.ask([self.request("ours", "facts", seeds=SEEDS), of_keras], doing)
+        if "loader/inputs" in ours:
+            (rows,) = self.ask([self.request("theirs", "rows")])
+            size = self.batch_size if self.data else int(theirs["documented_batch_sizes"][0])
+            theirs = {**theirs, **rows, "batch_size": np.array(size)}
         return ours, theirs
+
+    @property
+    def trains(self) -> bool:
+        """Whether the candidate can be trained."""
+        return not self.data or bool(json.loads(str(self.facts()[0]["mapping"]))["trains"])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The description of the Keras model."""
+        (facts,) = self.ask([self.request("theirs", "facts", seeds=SEEDS)])
+        return dict(json.loads(str(facts["model"])))
 
     def inputs(self, training: str, dtype: str) -> TraceInputs:
         """What a training starts from, as the original says; "trained" are its cases with the weights it ends with."""
@@ -88,7 +116,7 @@ class Sides:
             dtype=dtype,
             seed=self.seed,
             steps=self.steps,
-            data_dir=self.data_dir,
+            batch_size=self.batch_size,
             directory=str(self.directory / "cases"),
         )
         inputs = TraceInputs.from_arrays(self.ask([request])[0], Path(training))
@@ -112,6 +140,12 @@ class Sides:
         """The trace of a training in Keras."""
         return self.ask([self.trace_request("theirs", self.inputs(training, dtype))])[0]
 
+    def unrounded(self, training: str) -> Arrays | None:
+        """The same in float64 with constants that keep their bits; None for the documented model, which needs none."""
+        if not self.data:
+            return None
+        return self.ask([self.trace_request("theirs", self.inputs(training, "float64"), exact=1)])[0]
+
     def saved(self, inputs: TraceInputs) -> dict[str, Path]:
         """Files in which Keras saved the model with the weights of a training, by kind."""
         directory = self.directory / f"saved-{inputs.dtype}"
@@ -125,7 +159,7 @@ class Sides:
 
     def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
         """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
-        requests = [self.request(side, "results", data_dir=self.data_dir, seed=seed) for seed in range(seeds)]
+        requests = [self.request(side, "results", seed=seed) for seed in range(seeds)]
         results = self.ask(requests, f"{seeds} trainings of 10 epochs")
         return {name: np.stack([result[name] for result in results]) for name in results[0]}
 
@@ -144,7 +178,9 @@ class Sides:
         if request not in self.answers["ours"]:
             self.progress("ours", request.name, 0, 0)
             output = self._output(request)
-            flags = {**dict(trace.arguments), "output": output, "devices": devices}
+            # What is "" has no value, and where MNIST is, the inputs say.
+            flags = {name: value for name, value in trace.arguments if value and name != "data_dir"}
+            flags |= {"output": output, "devices": devices}
             seconds = 300.0 + len(inputs.batches)
             if kill_after:
                 flags |= {"checkpoint": output.with_suffix(".ckpt")}
@@ -178,18 +214,30 @@ class Sides:
             raise InputError(f"{command[0]} ended with code {ended}: {last_line(log)}")
 
     def request(self, side: Side, name: str, run_id: str | None = None, **arguments: str | int) -> Request:
+        named: dict[str, str | int] = {**self.named}
         if side == "ours":
-            arguments["candidate"] = self.candidate
-        return Request(side, name, tuple(arguments.items()), run_id)
+            del named["reference"]
+            named |= {"candidate": self.candidate, "layers": self.layers, "model": self._model_file()}
+        return Request(side, name, tuple((named | arguments).items()), run_id)
 
-    def trace_request(self, side: Side, inputs: TraceInputs) -> Request:
+    def _model_file(self) -> str:
+        """Return where the description of the Keras model is written; "" for the documented one."""
+        if not self.data:
+            return ""
+        path = self.directory / "model.json"
+        if not path.exists():
+            path.write_text(json.dumps(self.model))
+        return str(path)
+
+    def trace_request(self, side: Side, inputs: TraceInputs, exact: int = 0) -> Request:
         # The id is a digest of the inputs: what another training left can never be taken for this one's trace.
         parts = replace(inputs, run_id="").arrays().values()
         run_id = str(digest(np.array([str(digest(array)) for array in parts])))
         path = self.directory / f"{run_id}-in.npz"
         if not path.exists():
             write_arrays(path, replace(inputs, run_id=run_id).arrays())
-        return self.request(side, "trace", run_id, inputs=str(path))
+        arguments = {"exact": exact} if side == "theirs" else {}
+        return self.request(side, "trace", run_id, inputs=str(path), **arguments)
 
     def ask(self, requests: list[Request], doing: str = "") -> list[Arrays]:
         """Send those of the requests that were not answered before, and return the answers of all.

@@ -1,5 +1,6 @@
 """What `keras_ref.parity` asks the original's side for: functions that return arrays."""
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -9,33 +10,67 @@ import numpy as np
 
 from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
+from lit_mnist.errors import InputError
+from lit_mnist.trace.arrays import row_digests
 from lit_mnist.trace.files import TraceInputs, digest
 
 import_keras()
 
 import keras  # noqa: E402  # quietly
 
-from keras_ref.model import build_model  # noqa: E402
 from keras_ref.trace import trainings  # noqa: E402
-from keras_ref.trace.training import Progress, key, save_model, trace_training  # noqa: E402
+from keras_ref.trace.description import keys  # noqa: E402
+from keras_ref.trace.documented import Documented  # noqa: E402
+from keras_ref.trace.plan import plan  # noqa: E402
+from keras_ref.trace.reference import Reference  # noqa: E402
+from keras_ref.trace.training import Progress, save_model, trace_training  # noqa: E402
 from keras_ref.train import train  # noqa: E402
 
 
-def facts(progress: Progress, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
-    """Return the facts that `lit_mnist.trace.requests.facts` returns of a port; it describes them.
+def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: int) -> dict[str, np.ndarray]:
+    """Return what the original is before it trains.
 
-    And `steps` of the documented training.
+    Returns:
+        `model`, the description of it as JSON; `layers` and `parameters`, names and numbers; `all_parameters`;
+        `shape/<layer>`; `initial/<seed>/<key>`. Of the documented model what `_documented` adds; of others
+        `examples/...`, what their data are, `trained/<layer>` and `all_trained`, how many numbers are trained, and
+        `drop/<layer>`, what its Dropout layers make of ones: which share they set to zero, and the value that is left.
     """
     keras.backend.clear_session()  # a training in 64 bits before has left its dtype policy, which floatx leaves alone
     keras.config.set_floatx("float32")
-    model = build_model()
+    original = resolve(reference, data, data_dir)
+    model = original.build()
+    described = original.description(model)
+    layers = described["layers"]
     arrays = {
-        "layers": np.array([layer.name for layer in model.layers]),
-        "parameters": np.array([layer.count_params() for layer in model.layers]),
+        "model": np.array(json.dumps(described)),
+        "layers": np.array([layer["name"] for layer in layers]),
+        "parameters": np.array([sum(int(np.prod(w["shape"])) for w in layer["weights"]) for layer in layers]),
         "all_parameters": np.array(model.count_params()),
-        "steps": np.array(trainings.STEPS),
-    } | {f"shape/{layer.name}": np.array(layer.output.shape[1:]) for layer in model.layers}
+    } | {f"shape/{layer['name']}": np.array(layer["shape"]) for layer in layers if layer["recorded"]}
+    for seed in range(seeds):
+        random.seed(seed)  # as keras_ref.train does
+        for name, variable in keys(original.build()).items():
+            arrays[f"initial/{seed}/{name}"] = variable.numpy()
+    if isinstance(original, Documented):
+        return arrays | _documented(data_dir)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            arrays[f"drop/{layer.name}"] = _dropped(layer)
+    for layer in layers:
+        trained = [int(np.prod(weight["shape"])) for weight in layer["weights"] if weight["trainable"]]
+        arrays[f"trained/{layer['name']}"] = np.array(sum(trained))
+    arrays["all_trained"] = np.array(sum(int(np.prod(v.shape)) for v in model.trainable_variables))
+    return arrays | original.examples().digests()
 
+
+def _dropped(layer: Any) -> np.ndarray:
+    ones = np.asarray(layer(np.ones((100_000, 1), "float32"), training=True))
+    return np.array([np.mean(ones == 0), ones.max()])
+
+
+def _documented(data_dir: str) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {"steps": np.array(trainings.STEPS)}
     mnist = load_data(data_dir)
     for split, images, labels in (
         ("train", mnist.train_images, mnist.train_labels),
@@ -45,12 +80,6 @@ def facts(progress: Progress, data_dir: str, seeds: int) -> dict[str, np.ndarray
         arrays[f"{split}/labels"] = digest(labels)
         arrays[f"{split}/pixels"] = digest(scale_pixels(images))
         arrays[f"{split}/one_hot"] = digest(keras.utils.to_categorical(labels, 10).astype("float32"))
-
-    for seed in range(seeds):
-        random.seed(seed)  # as keras_ref.train does
-        for variable in build_model().trainable_variables:
-            arrays[f"initial/{seed}/{key(variable)}"] = variable.numpy()
-
     random.seed(0)
     arrays["images"] = np.array(1_050)
     arrays["order"], arrays["batch_sizes"] = order_of_images(images=1_050, epochs=10)
@@ -58,6 +87,13 @@ def facts(progress: Progress, data_dir: str, seeds: int) -> dict[str, np.ndarray
     keras.utils.set_random_seed(0)
     arrays["order_with_a_global_seed"], _ = order_of_images(images=1_050, epochs=3)
     return arrays
+
+
+def rows(progress: Progress, reference: str, data: str, data_dir: str) -> dict[str, np.ndarray]:
+    """Return a number for each training example, the same for the same numbers: `rows/inputs` and `rows/targets`."""
+    examples = resolve(reference, data, data_dir).examples()
+    inputs, targets = examples.batch(np.arange(len(examples)), "float32")[:2]
+    return {"rows/inputs": row_digests((inputs,)), "rows/targets": row_digests((targets,))}
 
 
 def order_of_images(images: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,26 +118,62 @@ def order_of_images(images: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inputs(
-    progress: Progress, training: str, dtype: str, seed: int, steps: int, data_dir: str, directory: str
+    progress: Progress,
+    reference: str,
+    data: str,
+    training: str,
+    dtype: str,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    data_dir: str,
+    directory: str,
 ) -> dict[str, np.ndarray]:
     """Return what a training starts from, as `TraceInputs.arrays` does."""
-    shapes = {key(variable): tuple(variable.shape) for variable in build_model().trainable_variables}
-    return trainings.training(training, dtype, seed, steps, data_dir, Path(directory), shapes).arrays()
+    original = resolve(reference, data, data_dir)
+    keras.backend.clear_session()
+    keras.config.set_floatx("float32")
+    random.seed(seed)
+    weights = {name: variable.numpy() for name, variable in keys(original.build()).items()}
+    if isinstance(original, Documented):
+        shapes = {name: array.shape for name, array in weights.items()}
+        return trainings.training(training, dtype, seed, steps, data_dir, Path(directory), shapes).arrays()
+    return plan(training, dtype, seed, steps, batch_size, len(original.examples()), weights).arrays()
 
 
-def trace(progress: Progress, inputs: str) -> dict[str, np.ndarray]:
-    """Return the trace of a training that is given in a file."""
-    return trace_training(TraceInputs.read(Path(inputs)), progress)
+def trace(
+    progress: Progress, reference: str, data: str, data_dir: str, inputs: str, exact: int
+) -> dict[str, np.ndarray]:
+    """Return the trace of a training that is given in a file; `exact` says whether constants keep their bits."""
+    given = TraceInputs.read(Path(inputs))
+    original = None if not data else resolve(reference, data, data_dir)
+    return trace_training(given, progress, original, exact=bool(exact))
 
 
-def save(progress: Progress, inputs: str, directory: str) -> dict[str, np.ndarray]:
-    """Save the model with the weights of a training, as Keras saves it, in a directory."""
+def save(
+    progress: Progress, reference: str, data: str, data_dir: str, inputs: str, directory: str
+) -> dict[str, np.ndarray]:
+    """Save the documented model with the weights of a training, as Keras saves it, in a directory."""
     save_model(TraceInputs.read(Path(inputs)), Path(directory))
     return {}
 
 
-def results(progress: Progress, data_dir: str, seed: int) -> dict[str, np.ndarray]:
-    """Return what a whole training from a seed comes to."""
+def results(progress: Progress, reference: str, data: str, data_dir: str, seed: int) -> dict[str, np.ndarray]:
+    """Return what a whole documented training from a seed comes to."""
     with tempfile.TemporaryDirectory() as directory:
         summary = train(seed=seed, data_dir=data_dir, output_dir=directory)
     return {name: np.asarray(summary[name]) for name in ("test_accuracy", "test_loss")}
+
+
+def resolve(reference: str, data: str, data_dir: str) -> Reference:
+    """Return the reference that is named; the documented one if no data are.
+
+    Raises:
+        InputError: if another model is to be trained on the documented data.
+    """
+    documented = Documented(data_dir)
+    if data:
+        return Reference(reference, data)
+    if reference and reference != documented.model:
+        raise InputError(f"--reference {reference}: give its --data, too")
+    return documented

@@ -1,5 +1,6 @@
 """Train Keras on given batches from given weights through `fit`, and keep what can be compared."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,77 +9,97 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.utils import to_categorical
 
-from keras_ref.data import load_data, scale_pixels
-from keras_ref.model import build_model
+from keras_ref.trace.description import keys
+from keras_ref.trace.documented import Documented
+from keras_ref.trace.reference import Batch, Reference
+from keras_ref.trace.unrounded import unrounded
 from lit_mnist.errors import InputError
 from lit_mnist.runs.files import versions
-from lit_mnist.trace.files import Arrays, TraceInputs
+from lit_mnist.trace.files import Arrays, TraceInputs, dropout_mask
 
 Progress = Callable[[int, int], None]  # is given the steps done and their number
-Batch = tuple[np.ndarray, np.ndarray]  # images [N, 28, 28, 1] in [0, 1], one-hot labels [N, 10]
+
+# The names of an optimizer's slots in files, by Keras' names.
+SLOTS = {
+    ("Adam", "momentum"): "adam_m",
+    ("Adam", "velocity"): "adam_v",
+    ("AdamW", "momentum"): "adam_m",
+    ("AdamW", "velocity"): "adam_v",
+}
+KEPT_SLOTS = ("momentum", "velocity", "velocity_hat", "accumulator", "average_gradient", "average")
 
 
-def trace_training(given: TraceInputs, progress: Progress | None = None) -> dict[str, np.ndarray]:
+def trace_training(
+    given: TraceInputs, progress: Progress | None = None, reference: Reference | None = None, exact: bool = False
+) -> dict[str, np.ndarray]:
     """Train as given and return all that can be compared, keyed as in a trace's output file.
 
+    Args:
+        given: the training.
+        progress: is given the steps done and their number.
+        reference: the model and its data; the documented ones by default.
+        exact: whether Python's numbers keep their bits (see `unrounded`).
+
     Raises:
-        InputError: if the weights are not those of the documented model, or there is no such image.
+        InputError: if the weights are not those of the model, or there is no such example.
     """
+    reference = reference or Documented(given.data_dir, given.verify_data)
     keras.backend.clear_session()  # one training after another in one process
     keras.config.set_floatx(given.dtype)
-    mnist = load_data(given.data_dir, given.verify_data)
-    given.check_images(len(mnist.train_images))
-    labels = to_categorical(mnist.train_labels, 10).astype(given.dtype)  # [60000, 10]
-    test_images = scale_pixels(mnist.test_images, given.dtype)  # [10000, 28, 28, 1]
-    test_labels = to_categorical(mnist.test_labels, 10).astype(given.dtype)  # [10000, 10]
+    examples = reference.examples()
+    given.check_images(len(examples))
 
     def batch(step: int) -> Batch:
-        rows = given.batches[step][given.batches[step] >= 0]
-        return scale_pixels(mnist.train_images[rows], given.dtype), labels[rows]
+        return examples.batch(given.batches[step][given.batches[step] >= 0], given.dtype)
 
     def batches() -> Iterator[Batch]:
         return (batch(step) for step in range(len(given.batches)))
 
-    model = build_model()
-    model.optimizer.learning_rate = given.learning_rate
-    model.compile(
-        optimizer=model.optimizer,
-        loss=model.loss,
-        metrics=[
-            "accuracy",
-            LastBatch(keras.losses.categorical_crossentropy, "last_loss", given.dtype),
-            LastBatch(keras.metrics.categorical_accuracy, "last_accuracy", given.dtype),
-        ],
-    )
-    load(model, given.weights)
-    loaded = {f"loaded/{key(variable)}": variable.numpy() for variable in model.trainable_variables}
-    trace = StepTrace(model, batch, given, progress)
-    signature = (tf.TensorSpec((None, 28, 28, 1), given.dtype), tf.TensorSpec((None, 10), given.dtype))
-    fitted = model.fit(
-        tf.data.Dataset.from_generator(batches, output_signature=signature),
-        epochs=given.epochs,
-        steps_per_epoch=given.steps_per_epoch,
-        callbacks=[trace],
-        shuffle=False,
-        verbose=0,
-    )
-    arrays = loaded | trace.kept | state(model, "")
-    arrays |= {"loss": np.array(trace.losses), "accuracy": np.array(trace.accuracies)}
-    arrays |= {f"history/{name}": np.array(fitted.history[name]) for name in ("loss", "accuracy")}
-    arrays["probabilities"] = model.predict(test_images, batch_size=1000, verbose=0)
-    tested = model.evaluate(test_images, test_labels, batch_size=1000, verbose=0, return_dict=True)
-    arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in ("loss", "accuracy")}
+    with unrounded() if exact else contextlib.nullcontext():
+        model = reference.build()
+        if given.learning_rate is not None:
+            model.optimizer.learning_rate = given.learning_rate
+        if reference.accuracy:
+            last_accuracy = LastBatch(reference.accuracy, "last_accuracy", given.dtype)
+            model.compile(optimizer=model.optimizer, loss=model.loss, metrics=["accuracy", last_accuracy])
+        load(model, given.weights)
+        loaded = {f"loaded/{name}": variable.numpy() for name, variable in keys(model).items()}
+        trace = StepTrace(model, batch, given, progress)
+        signature = tuple(
+            tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in batch(0)
+        )
+        fitted = model.fit(
+            tf.data.Dataset.from_generator(batches, output_signature=signature),
+            epochs=given.epochs,
+            steps_per_epoch=given.steps_per_epoch,
+            callbacks=[trace],
+            shuffle=False,
+            verbose=0,
+        )
+        arrays = loaded | trace.kept | state(model, "") | {"loss": np.array(trace.losses)}
+        if reference.accuracy:
+            arrays["accuracy"] = np.array(trace.accuracies)
+        reported = [name for name in fitted.history if name != "last_accuracy"]
+        arrays |= {f"history/{name}": np.array(fitted.history[name]) for name in reported}
+        inputs, *targets = examples.test(given.dtype)
+        arrays["probabilities"] = model.predict(inputs, batch_size=1000, verbose=0)
+        if examples.tests is not None:
+            tested = model.evaluate(inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **_of(targets))
+            arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in reported}
     arrays["run_id"] = np.asarray(given.run_id)
     arrays["versions"] = np.asarray(json.dumps(versions("keras", "tensorflow", "numpy")))
     return arrays
 
 
+def _of(targets: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {"sample_weight": targets[1]} if len(targets) > 1 else {}
+
+
 def save_model(given: TraceInputs, directory: Path) -> None:
-    """Save the model with the given weights as Keras saves it: `model.keras` and `model.weights.h5`."""
+    """Save the documented model with the given weights as Keras saves it: `model.keras` and `model.weights.h5`."""
     keras.config.set_floatx(given.dtype)
-    model = build_model()
+    model = Documented(given.data_dir).build()
     load(model, given.weights)
     directory.mkdir(exist_ok=True)
     model.save(directory / "model.keras")
@@ -91,28 +112,30 @@ def load(model: keras.Model, weights: Arrays) -> None:
     Raises:
         InputError: if they are not its own.
     """
-    shapes = {key(variable): tuple(variable.shape) for variable in model.trainable_variables}
+    variables = keys(model)
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     for name in sorted(shapes.keys() | weights.keys()):
         found = weights[name].shape if name in weights else None
         if found != shapes.get(name):
             raise InputError(f"weights: {name} is {found}, expected {shapes.get(name)}")
-    for variable in model.trainable_variables:
-        variable.assign(weights[key(variable)])
-
-
-def key(variable: Any) -> str:
-    """Return the name of a weight in files, as in hidden/kernel."""
-    return "/".join(variable.path.split("/")[-2:])
+    for name, variable in variables.items():
+        variable.assign(weights[name])
 
 
 def state(model: keras.Model, prefix: str) -> dict[str, np.ndarray]:
-    """Return the weights of a model and the moments of its Adam."""
-    arrays = {f"{prefix}weights/{key(variable)}": variable.numpy() for variable in model.trainable_variables}
-    for name in map(key, model.trainable_variables):
-        for kind, slot in (("adam_m", "momentum"), ("adam_v", "velocity")):
-            ending = f"_{name.replace('/', '_')}_{slot}"  # as in adam/sequential_hidden_kernel_momentum
-            (variable,) = (variable for variable in model.optimizer.variables if variable.path.endswith(ending))
-            arrays[f"{prefix}{kind}/{name}"] = variable.numpy()
+    """Return the weights of a model and the slots of its optimizer."""
+    variables = keys(model)
+    arrays = {f"{prefix}weights/{name}": variable.numpy() for name, variable in variables.items()}
+    optimizer = type(model.optimizer).__name__
+    trained = {id(variable) for variable in model.trainable_variables}
+    for name, variable in variables.items():
+        if id(variable) not in trained:
+            continue
+        for slot in KEPT_SLOTS:
+            ending = f"/{variable.path.replace('/', '_')}_{slot}"  # as in adam/sequential_hidden_kernel_momentum
+            for own in model.optimizer.variables:
+                if own.path.endswith(ending):
+                    arrays[f"{prefix}{SLOTS.get((optimizer, slot), slot)}/{name}"] = own.numpy()
     return arrays
 
 
@@ -142,31 +165,114 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.batch, self.given, self.progress = batch, given, progress
-        self.layers = keras.Model(model.inputs[0], {layer.name: layer.output for layer in model.layers})
+        self.variables = keys(model)
+        outputs = {layer.name: layer.output for layer in _recorded(model)}
+        self.layers = keras.Model(model.inputs[0], outputs)
+        self.drops = [Draws(layer, given.dtype) for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+        self.modal = any(isinstance(layer, MODAL) for layer in all_layers(model))
+        self.last_loss = keep_loss(model, given.dtype)
         self.kept: dict[str, np.ndarray] = {}
         self.losses: list[float] = []
         self.accuracies: list[float] = []
 
     def on_train_batch_begin(self, batch_index: int, logs: Any = None) -> None:
         step = len(self.losses)
+        inputs, *targets = self.batch(step)
+        for drop in self.drops:
+            drop.draw(step, len(inputs))
         if step == 0:
-            self.kept |= self.activations("activations", self.batch(0)[0])
+            self.kept |= self.activations("activations", inputs)
         if step in self.given.record_at:
-            x, y = self.batch(step)
-            self.kept |= self.activations(f"activations/{step}", x)
+            self.kept |= self.activations(f"activations/{step}", inputs)
+            before = [variable.numpy() for variable in self.model.non_trainable_variables]
+            if self.modal:
+                self.kept |= self.activations(f"training/{step}", inputs, training=True)
+                self._restore(before)
             with tf.GradientTape() as tape:
-                loss = self.model.compute_loss(x=x, y=y, y_pred=self.model(x, training=True))
+                outputs = self.model(inputs, training=True)
+                loss = self.model.compute_loss(inputs, targets[0], outputs, *targets[1:])
             gradients = tape.gradient(loss, self.model.trainable_variables)
-            for variable, gradient in zip(self.model.trainable_variables, gradients, strict=True):
-                self.kept[f"gradients/{step}/{key(variable)}"] = gradient.numpy()
+            self._restore(before)
+            of = {id(v): g for v, g in zip(self.model.trainable_variables, gradients, strict=True)}
+            for name, variable in self.variables.items():
+                if (gradient := of.get(id(variable))) is not None:
+                    self.kept[f"gradients/{step}/{name}"] = tf.convert_to_tensor(gradient).numpy()
 
     def on_train_batch_end(self, batch_index: int, logs: Any = None) -> None:
-        if len(self.losses) in self.given.record_at:
-            self.kept |= state(self.model, f"after/{len(self.losses)}/")
-        self.losses.append(float(logs["last_loss"]))
-        self.accuracies.append(float(logs["last_accuracy"]))
+        step = len(self.losses)
+        if step in self.given.record_at:
+            self.kept |= state(self.model, f"after/{step}/")
+        self.losses.append(float(self.last_loss.numpy()))
+        if "last_accuracy" in logs:
+            self.accuracies.append(float(logs["last_accuracy"]))
+        if self.given.hold:
+            load(self.model, self.given.weights)
         if self.progress:
             self.progress(len(self.losses), len(self.given.batches))
 
-    def activations(self, prefix: str, images: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{prefix}/{name}": tensor.numpy() for name, tensor in self.layers(images).items()}
+    def activations(self, prefix: str, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray]:
+        given = self.layers(inputs, training=training)
+        return {f"{prefix}/{name}": tensor.numpy() for name, tensor in given.items()}
+
+    def _restore(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self.model.non_trainable_variables, values, strict=True):
+            variable.assign(value)
+
+
+MODAL = (keras.layers.Dropout, keras.layers.BatchNormalization)  # do something else in training mode
+
+
+def all_layers(model: keras.Model) -> Iterator[Any]:
+    """Yield the layers of a model and of those within it."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from all_layers(layer)
+
+
+def _recorded(model: keras.Model) -> list[Any]:
+    """Return the layers whose output can be looked at by itself: each once called, nested models as a whole."""
+    layers = []
+    for layer in model.layers:
+        with contextlib.suppress(AttributeError, ValueError):  # called in several places
+            if not isinstance(layer, keras.layers.InputLayer) and not isinstance(layer.output, list | tuple):
+                layers.append(layer)
+    return layers
+
+
+def keep_loss(model: keras.Model, dtype: str) -> Any:
+    """Keep the loss of each batch, with what regularises it, as `fit` differentiates it, in a variable.
+
+    The model's own method is wrapped: `fit` reports running means alone.
+    """
+    compute_loss = model.compute_loss
+    last = tf.Variable(0.0, dtype=dtype, trainable=False)
+
+    def kept(*arguments: Any, **named: Any) -> Any:
+        loss = compute_loss(*arguments, **named)
+        last.assign(tf.cast(loss, dtype))
+        return loss
+
+    model.compute_loss = kept
+    return last
+
+
+class Draws:
+    """Give a Dropout layer its draws, those that the port is given, too.
+
+    Its `call` is replaced: Keras has no seam for it.
+    """
+
+    def __init__(self, layer: keras.layers.Dropout, dtype: str) -> None:
+        self.name, self.rate, self.shape = layer.name, layer.rate, tuple(layer.input.shape[1:])
+        self.mask = tf.Variable(np.ones((1, *self.shape)), shape=(None, *self.shape), dtype=tf.bool, trainable=False)
+
+        def call(inputs: Any, training: bool = False) -> Any:
+            if not training or self.rate == 0:
+                return inputs
+            return tf.where(self.mask, inputs * (1 / (1 - self.rate)), tf.zeros((), inputs.dtype))
+
+        layer.call = call
+
+    def draw(self, step: int, examples: int) -> None:
+        self.mask.assign(dropout_mask(self.name, self.rate, step, (examples, *self.shape)))

@@ -17,6 +17,9 @@ def trace(
     devices: Devices = 1,
     checkpoint: str | None = None,
     kill_after: PositiveInt | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    layers: str | None = None,
 ) -> None:
     """Train a LightningModule on given batches from given weights and keep a trace of every step.
 
@@ -30,6 +33,9 @@ def trace(
         devices: How many processes on the CPU train together.
         checkpoint: File of a checkpoint, from which the training resumes if it is there.
         kill_after: Write the checkpoint after so many steps; then each process kills itself (SIGKILL).
+        model: File (.json) that describes another Keras model than the documented one, as keras_ref.parity writes it.
+        data: The examples of that model, as package.module:function.
+        layers: File (.yaml) that says which module is which layer of that model, where names do not say it.
     """
     flags = {name: value for name, value in locals().items() if value is not None}
     if kill_after is not None and not checkpoint:
@@ -41,11 +47,13 @@ def trace(
         command = ["-m", "lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
         return run_on_devices(command, devices, num_nodes=1, timeout=600)
 
+    from lit_mnist.trace.requests import resolve
     from lit_mnist.trace.training import trace_training
 
     exit_with_parent()
     file = Path(checkpoint) if checkpoint else None
-    arrays = trace_training(given, candidate, devices=devices, checkpoint=file, kill_after=kill_after)
+    port = resolve(candidate, model or "", data or "", layers or "", given.learning_rate, given.dtype)
+    arrays = trace_training(given, port, devices=devices, checkpoint=file, kill_after=kill_after)
     if may_be_first_process():
         write_arrays(Path(output), arrays)
     return None

@@ -1,4 +1,4 @@
-"""The port that is compared, found by its name."""
+"""The port of the documented model that is compared, found by its name; `mapped.py` has those of other models."""
 
 import importlib
 from collections.abc import Mapping
@@ -8,12 +8,14 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_mnist import weights
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import InputError
 from lit_mnist.layout import LAYERS
+from lit_mnist.model import INPUT_SHAPE
+from lit_mnist.trace.files import TraceInputs
 
 
 class Candidate:
@@ -45,11 +47,16 @@ class Candidate:
         InputError: if there is no such class, or it has not the layers.
     """
 
+    input_shape = INPUT_SHAPE
+    modal = False  # no layer does something else in training
+    is_tested = True
+
     def __init__(self, name: str, learning_rate: float = 0.001, dtype: torch.dtype = torch.float32) -> None:
         self.name = name
-        module_class = _import_class(name)
-        self.data_module: type[MNISTDataModule] = getattr(module_class, "data_module", MNISTDataModule)
-        self.module = module_class(learning_rate=learning_rate).to(dtype)
+        self.module = make_module(name, learning_rate=learning_rate).to(dtype)
+        if not isinstance(self.module, L.LightningModule):
+            raise InputError(f"--candidate {name}: not a LightningModule")
+        self.data_module: type[MNISTDataModule] = getattr(self.module, "data_module", MNISTDataModule)
         self.to_keras = getattr(self.module, "to_keras", weights.to_keras)
         self.from_keras = getattr(self.module, "from_keras", weights.from_keras)
         self.activation_to_keras = getattr(self.module, "activation_to_keras", weights.activation_to_keras)
@@ -105,6 +112,33 @@ class Candidate:
                 arrays |= self.arrays(f"{prefix}{kind}", known)
         return arrays
 
+    def data(self, given: TraceInputs) -> MNISTDataModule:
+        """Return the batches of a training."""
+        size = given.batches.shape[1]
+        return self.data_module(given.data_dir, batch_size=size, verify_data=given.verify_data, order=given.order)
+
+    def accuracy(self, batch: tuple[Tensor, Tensor]) -> float:
+        """Return the share of a batch that it classifies right."""
+        images, labels = batch
+        with torch.no_grad():
+            predicted = self.module(images).argmax(dim=1)
+        return (predicted == labels.argmax(dim=1)).double().mean().item()
+
+    def loaded_inputs(self, images: np.ndarray) -> np.ndarray:
+        """Turn what its own loader gives, [N, 1, 28, 28], into what Keras takes."""
+        return np.moveaxis(images, 1, -1)
+
+    def predicted(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return what it predicted as Keras does."""
+        return probabilities
+
+    def give_draws(self, *_: Any) -> None:
+        """The documented model draws nothing."""
+
+    def watching(self, prefix: str) -> Any:
+        """Its layers give the same in training."""
+        raise NotImplementedError
+
     def activations(self, prefix: str, images: Tensor) -> dict[str, np.ndarray]:
         """Return what each layer gives for images [N, 1, 28, 28], activation function included, in the order of layers.
 
@@ -124,15 +158,27 @@ class Candidate:
         return {f"{prefix}/{name}": self.activation_to_keras(tensor) for name, tensor in shown.items()}
 
 
-def _import_class(name: str) -> type[Any]:
+def make_module(name: str, **arguments: Any) -> nn.Module:
+    """Call `package.module:Class`, or a function, that makes a module.
+
+    Args:
+        name: of it, in a file of the current directory or of PYTHONPATH.
+        arguments: that it is called with.
+
+    Raises:
+        InputError: if there is no such thing, it raises, or does not make a module.
+    """
     module_name, _, class_name = name.partition(":")
     module_name = module_name.removesuffix(".py")
     try:
-        candidate = getattr(importlib.import_module(module_name), class_name)
+        factory = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # its file may do anything
         raise InputError(
             f"--candidate {name}: {type(error).__name__}: {error}; expected package.module:Class"
         ) from error
-    if not (isinstance(candidate, type) and issubclass(candidate, L.LightningModule)):
+    if isinstance(factory, type) and not issubclass(factory, nn.Module):
         raise InputError(f"--candidate {name}: not a LightningModule")
-    return candidate
+    module = factory(**arguments)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"--candidate {name}: gives a {type(module).__name__}; expected a LightningModule")
+    return module

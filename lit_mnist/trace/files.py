@@ -5,6 +5,7 @@ NumPy alone; neither framework is imported here, and no model is known.
 
 import hashlib
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,23 +27,25 @@ class TraceInputs:
         dtype: "float32" or "float64".
         weights: start weights in Keras' layout, keyed as in "conv/kernel".
         batches: int64 [S, B]: the training images of each step; -1 pads a short batch at its end.
-        learning_rate: of the optimizer.
+        learning_rate: of the optimizer; None for the one that the model was compiled with.
         steps_per_epoch: a divisor of S.
         record_at: int64 [K]: the steps, from 0, of which activations and gradients are kept, and the weights and the
             moments of Adam after the update.
         data_dir: directory of the data set.
         verify_data: whether it has to be MNIST.
+        hold: whether all weights are set back after each step.
     """
 
     run_id: str
     dtype: str
     weights: dict[str, np.ndarray]
     batches: np.ndarray
-    learning_rate: float
+    learning_rate: float | None
     steps_per_epoch: int
     record_at: np.ndarray
     data_dir: str = "data"
     verify_data: bool = True
+    hold: bool = False
 
     @property
     def epochs(self) -> int:
@@ -64,7 +67,8 @@ class TraceInputs:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all of it, keyed as in a file."""
-        own = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self) if field.name != "weights"}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "weights"}
+        own = {name: np.asarray(value) for name, value in own.items() if value is not None}
         return own | {f"weights/{key}": array for key, array in self.weights.items()}
 
     @classmethod
@@ -85,11 +89,12 @@ class TraceInputs:
                 dtype=str(arrays["dtype"]),
                 weights={name.removeprefix("weights/"): array for name, array in arrays.items() if "weights/" in name},
                 batches=arrays["batches"],
-                learning_rate=float(arrays["learning_rate"]),
+                learning_rate=float(arrays["learning_rate"]) if "learning_rate" in arrays else None,
                 steps_per_epoch=int(arrays["steps_per_epoch"]),
                 record_at=arrays["record_at"],
                 data_dir=str(arrays.get("data_dir", "data")),
                 verify_data=bool(arrays.get("verify_data", True)),
+                hold=bool(arrays.get("hold", False)),
             )
             if inputs.steps_per_epoch != arrays["steps_per_epoch"]:
                 raise ValueError(f"steps_per_epoch is {arrays['steps_per_epoch']}, expected a whole number")
@@ -120,7 +125,7 @@ class TraceInputs:
             raise ValueError("batches has a row without an image")
         if not ((self.record_at >= 0) & (self.record_at < len(self.batches))).all():
             raise ValueError(f"record_at names a step that is not one of the {len(self.batches)}")
-        if not 0 <= self.learning_rate < np.inf:
+        if self.learning_rate is not None and not 0 <= self.learning_rate < np.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected a number from 0 up")
         if self.steps_per_epoch < 1 or len(self.batches) % self.steps_per_epoch:
             raise ValueError(f"steps_per_epoch is {self.steps_per_epoch}, expected a divisor of {len(self.batches)}")
@@ -144,6 +149,11 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own flags
     write_file(path, buffer.getvalue())
+
+
+def dropout_mask(layer: str, rate: float, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw which inputs of a Dropout layer are kept at a step, the same for both sides: True with 1 - rate."""
+    return np.random.default_rng([zlib.crc32(layer.encode()), step]).random(shape) >= rate
 
 
 def digest(array: np.ndarray) -> np.ndarray:

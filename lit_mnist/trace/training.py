@@ -1,5 +1,6 @@
 """Train a port through `Trainer.fit`, and keep what can be compared."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.errors import InputError
-from lit_mnist.model import INPUT_SHAPE
 from lit_mnist.runs.checkpoints import SettledBuckets
 from lit_mnist.runs.files import versions
 from lit_mnist.runs.progress import silence_lightning
 from lit_mnist.trace.candidate import Candidate
+from lit_mnist.trace.mapped import ArrayData, MappedCandidate
 from lit_mnist.trace.files import TraceInputs
 
 Progress = Callable[[int, int], None]  # is given the steps done and their number
@@ -29,7 +30,7 @@ Progress = Callable[[int, int], None]  # is given the steps done and their numbe
 
 def trace_training(
     given: TraceInputs,
-    name: str,
+    candidate: Candidate | MappedCandidate,
     progress: Progress | None = None,
     devices: int = 1,
     checkpoint: Path | None = None,
@@ -41,23 +42,22 @@ def trace_training(
 
     Args:
         given: the training.
-        name: of the candidate, package.module:Class.
+        candidate: that is trained, made for it.
         progress: is given the steps done and their number.
         devices: processes on the CPU, which torchrun has started.
         checkpoint: file of Lightning's, to resume from if it is there; it holds what was kept of each step, too.
         kill_after: the step after which to write it and to end by SIGKILL.
 
     Raises:
-        InputError: if there is no such candidate, or it lacks something that `Candidate` asks for.
+        InputError: if the candidate lacks something.
     """
-    candidate = Candidate(name, given.learning_rate, getattr(torch, given.dtype))
     candidate.load(given.weights)
     loaded = candidate.arrays("loaded")
-    data = candidate.data_module(
-        given.data_dir, batch_size=given.batches.shape[1], verify_data=given.verify_data, order=given.order
-    )
+    data = candidate.data(given)
     data.setup()
     given.check_images(len(data.train))
+    if not isinstance(candidate.module, L.LightningModule):
+        return loaded | _without_training(given, candidate, data)
     if devices > 1 and ((given.batches >= 0).sum(axis=1) % devices).any():
         raise InputError(f"--inputs: batches has a row that does not divide among {devices} devices")
     earlier = checkpoint if checkpoint and checkpoint.exists() else None
@@ -65,18 +65,28 @@ def trace_training(
         raise InputError(f"{earlier}: not a checkpoint; name one that --kill_after has left, or remove it")
 
     trace = StepTrace(given, candidate, checkpoint, kill_after)
-    trainer = make_trainer(given.epochs, given.dtype, [trace, SettledBuckets(INPUT_SHAPE)], progress, devices)
+    settled = SettledBuckets(candidate.input_shape)
+    trainer = make_trainer(given.epochs, given.dtype, [trace, settled], progress, devices)
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
     trainer.fit(candidate.module, data, ckpt_path=earlier, weights_only=False)
     return {
         **loaded,
         **trace.finished(trainer.strategy),
         **candidate.state("", trainer.optimizers[0]),
-        **reported_test_results(trainer, candidate.module, data),
-        "probabilities": predict_test_images(trainer, candidate.module, data),
+        **(reported_test_results(trainer, candidate.module, data) if candidate.is_tested else {}),
+        "probabilities": candidate.predicted(predict_test_images(trainer, candidate.module, data)),
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
+
+
+def _without_training(given: TraceInputs, candidate: MappedCandidate, data: ArrayData) -> dict[str, np.ndarray]:
+    """Return what can be compared of a module that no Trainer trains: what it gives, with the start weights."""
+    arrays = {"run_id": np.asarray(given.run_id)}
+    for step in given.record_at.tolist():
+        rows = given.batches[step][given.batches[step] >= 0]
+        arrays |= candidate.activations(f"activations/{step}", candidate.inputs(candidate.examples.arrays[0][rows]))
+    return arrays
 
 
 def train_as_documented(
@@ -97,7 +107,7 @@ def train_as_documented(
     probabilities = predict_test_images(trainer, candidate.module, data).astype(np.float64)
     labels = data.test.tensors[1].numpy()
     of_the_label = probabilities[np.arange(len(labels)), labels]
-    return log.arrays("train_loss", "train_accuracy") | {
+    return log.arrays() | {
         "test_accuracy": np.mean(probabilities.argmax(axis=1) == labels),
         "test_loss": np.mean(-np.log(np.maximum(of_the_label, np.finfo(np.float32).tiny))),
     }
@@ -122,22 +132,25 @@ def make_trainer(
     )
 
 
-def predict_test_images(trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule) -> np.ndarray:
+Data = MNISTDataModule | ArrayData
+
+
+def predict_test_images(trainer: L.Trainer, module: L.LightningModule, data: Data) -> np.ndarray:
     """Return the probabilities of the test images, [10000, 10]; without a `predict_step`, by calling the module."""
-    if type(module).predict_step is L.LightningModule.predict_step:
+    if isinstance(data, ArrayData) or type(module).predict_step is L.LightningModule.predict_step:
         assert isinstance(module.dtype, torch.dtype)
         module = CalledToPredict(module).to(module.dtype)
     return data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
 
 
 def reported_test_results(
-    trainer: L.Trainer, module: L.LightningModule, data: MNISTDataModule
+    trainer: L.Trainer, module: L.LightningModule, data: Data
 ) -> dict[str, np.ndarray]:
-    """Return the `test_loss` and the `test_accuracy` that the module itself logs, as far as it does."""
+    """Return what the module itself logs of the test images, `test_loss` and more, as far as it does."""
     if type(module).test_step is L.LightningModule.test_step:
         return {}
     (logged,) = trainer.test(module, data, verbose=False)
-    return {f"history/{name}": np.array([logged[name]]) for name in ("test_loss", "test_accuracy") if name in logged}
+    return {f"history/{name}": np.array([value]) for name, value in logged.items() if name.startswith("test_")}
 
 
 class CalledToPredict(L.LightningModule):
@@ -175,12 +188,12 @@ class EpochLog(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.epochs.append({name: value.item() for name, value in trainer.callback_metrics.items()})
 
-    def arrays(self, *names: str) -> dict[str, np.ndarray]:
-        """Return those of the named values that were logged in every epoch, [epochs]."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what was logged of training in every epoch, as in `train_loss` [epochs]."""
         return {
             name: np.array([epoch[name] for epoch in self.epochs])
-            for name in names
-            if all(name in epoch for epoch in self.epochs)
+            for name in (self.epochs[0] if self.epochs else ())
+            if name.startswith("train_") and all(name in epoch for epoch in self.epochs)
         }
 
 
@@ -188,13 +201,19 @@ class StepTrace(EpochLog):
     """Keep the loss and the accuracy of every batch before its update, and more of the steps that are asked for."""
 
     def __init__(
-        self, given: TraceInputs, candidate: Candidate, checkpoint: Path | None = None, kill_after: int | None = None
+        self,
+        given: TraceInputs,
+        candidate: Candidate | MappedCandidate,
+        checkpoint: Path | None = None,
+        kill_after: int | None = None,
     ) -> None:
         super().__init__()
         self.given, self.candidate = given, candidate
         self.checkpoint, self.kill_after = checkpoint, kill_after
         self.record_at = set(given.record_at.tolist())
         self.kept: dict[str, np.ndarray] = {}
+        self.in_training: dict[str, np.ndarray] = {}
+        self.watched = contextlib.ExitStack()  # what layers give in training, while a recorded step lasts
         # Numbers, not tensors: thousands of small tensors that stay leave holes of gigabytes in the memory.
         self.losses: list[float] = []
         self.accuracies: list[float] = []
@@ -217,20 +236,30 @@ class StepTrace(EpochLog):
         if self.given.learning_rate == 0:  # a port that has a rate of its own is not to move before rung 8 looks at it
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = 0.0
+        self.candidate.give_draws(lambda: self.step, trainer.global_rank, trainer.world_size)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        images, labels = batch
-        with torch.no_grad():
-            predicted = pl_module(images).argmax(dim=1)
-        self.accuracies.append((predicted == labels.argmax(dim=1)).double().mean().item())
+        inputs = batch[0]
+        accuracy = self.candidate.accuracy(batch)
+        if accuracy is not None:
+            self.accuracies.append(accuracy)
         if trainer.world_size > 1:
             return  # each process sees its share of the batch
         if self.step == 0:  # part of what a trace holds, whoever reads it; the ladder asks for single steps
-            self.kept |= self.candidate.activations("activations", images)
+            self.kept |= self.candidate.activations("activations", inputs)
         if self.step in self.record_at:
-            self.kept |= self.candidate.activations(f"activations/{self.step}", images)
+            self.kept |= self.candidate.activations(f"activations/{self.step}", inputs)
+            if self.candidate.modal:
+                self.in_training = self.watched.enter_context(self.candidate.watching(f"training/{self.step}"))
+
+    def on_before_zero_grad(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.kept |= self.in_training  # the forward pass is over
+        self.in_training = {}
+        self.watched.close()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -248,6 +277,8 @@ class StepTrace(EpochLog):
         if not outputs:
             raise InputError("--candidate: training_step returned no loss")
         self.losses.append(outputs["loss"].item())
+        if self.given.hold:
+            self.candidate.load(self.given.weights)
         if self.step == self.kill_after:
             assert self.checkpoint is not None
             trainer.save_checkpoint(self.checkpoint)
@@ -255,10 +286,12 @@ class StepTrace(EpochLog):
 
     def finished(self, strategy: Strategy) -> dict[str, np.ndarray]:
         """Return what was kept, with `history/...` of the epochs, and `loss` and `accuracy` of the steps."""
-        history = self.arrays("train_loss", "train_accuracy")
+        history = self.arrays()
         # Of equal shares, as they must be, the mean over the devices is the mean over the batch.
         steps = {
             name: strategy.reduce(torch.tensor(values, dtype=torch.float64), reduce_op="mean").numpy()
             for name, values in (("loss", self.losses), ("accuracy", self.accuracies))
         }
+        if not self.accuracies:
+            del steps["accuracy"]
         return self.kept | {name.replace("train_", "history/"): array for name, array in history.items()} | steps
