@@ -5,13 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FORMAT = "lit_mnist.trace.files"
+ARRAYS = "lit_mnist.trace.arrays"
 COMMANDS = {"lit_mnist.train", "lit_mnist.__main__"}  # beside the port's files; they may look at `runs`, too
 ROOMS = {  # the most particular name first: (may import of this project, libraries it never loads)
     FORMAT: (("lit_mnist.errors", "lit_mnist.runs.files"), ("torch", "lightning", "tensorflow", "keras")),
+    ARRAYS: (("lit_mnist.errors", FORMAT), ("torch", "lightning", "tensorflow", "keras")),
     "lit_mnist.runs": (("lit_mnist.errors", "lit_mnist.runs"), ("tensorflow", "keras")),
     "lit_mnist.trace": (("lit_mnist",), ("tensorflow", "keras")),
     "lit_mnist": (("lit_mnist",), ("tensorflow", "keras")),
-    "keras_ref.trace": (("keras_ref", "lit_mnist.errors", "lit_mnist.runs", FORMAT), ("torch", "lightning")),
+    "keras_ref.trace": (("keras_ref", "lit_mnist.errors", "lit_mnist.runs", FORMAT, ARRAYS), ("torch", "lightning")),
     "keras_ref.parity": (
         ("keras_ref.parity", "lit_mnist.errors", "lit_mnist.runs", FORMAT),
         ("torch", "lightning", "tensorflow", "keras"),
@@ -72,7 +74,12 @@ def test_every_room_imports_what_it_may() -> None:
 def test_the_comparison_knows_no_model() -> None:
     of_the_model = ("conv", "pool", "hidden", "output/", 28, 128, 1176, 60_000, 152_006, 6_000)
     found = []
-    for path in (ROOT / "keras_ref" / "parity").glob("*.py"):
+    engine = [*(ROOT / "keras_ref" / "parity").glob("*.py")]
+    engine += [
+        ROOT / "keras_ref" / "trace" / f"{name}.py" for name in ("description", "plan", "reference", "unrounded")
+    ]
+    engine += [ROOT / "lit_mnist" / "trace" / f"{name}.py" for name in ("arrays", "files", "mapped", "mapping")]
+    for path in engine:
         tree = ast.parse(path.read_text())
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]

@@ -50,7 +50,9 @@ def data(ours: Arrays, theirs: Arrays) -> Found:
         as_asked = (ours["documented_batch_sizes"][:-1] == size).all()
         yield Comparison(f"batches of {size} images, if {size} are asked for", float(not as_asked), 0)
     else:
-        yield NotChecked("order and size of the batches", "the port brings no loader; those of the comparison were used")
+        yield NotChecked(
+            "order and size of the batches", "the port brings no loader; those of the comparison were used"
+        )
 
 
 def loader(ours: Arrays, theirs: Arrays) -> Found:
@@ -87,11 +89,11 @@ def goes_like_keras(facts: Arrays, repeated: bool = False) -> Iterator[Compariso
         repeated: whether examples come more than once in the data.
     """
     for rule, of in (
-        ("every image once in an epoch", each_image_once),
+        ("every example once in an epoch", each_image_once),
         ("another order in each epoch", new_order_each_epoch),
         ("other batches in each epoch", new_batches_each_epoch),
-        ("any image anywhere in an epoch", anywhere),
-        ("neighbours in the files do not stay neighbours", apart_from_neighbours),
+        ("any example anywhere in an epoch", anywhere),
+        ("neighbours in the data do not stay neighbours", apart_from_neighbours),
         ("batches of one size, the last with what is left", full_batches),
     ):
         if not (repeated and of is each_image_once):
@@ -133,16 +135,18 @@ def dropped(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Iterator[Compar
 
 def initialisation(ours: Arrays, theirs: Arrays) -> Found:
     """Rung 3: over all seeds, both sides draw each tensor from the same distribution, and anew each time."""
+    constant = []
     for key in keys_of(theirs, "initial/0"):
-        samples = [
+        mine, kerass = (
             np.concatenate([array.ravel() for name, array in side.items() if is_start_of(name, key)] or [NOTHING])
             for side in (ours, theirs)
-        ]
-        if samples[1].min() == samples[1].max():
-            yield Comparison(f"{key}: farthest from {samples[1][0]:g}", largest_distance(*samples), 0)
+        )
+        if kerass.min() == kerass.max():
+            constant.append(Comparison(f"{key}: farthest from {kerass[0]:g}", largest_distance(mine, kerass), 0))
         else:
-            distance = kolmogorov_smirnov(*samples)
+            distance = kolmogorov_smirnov(mine, kerass)
             yield Comparison(f"{key}: distance of the two sides' draws", distance, KOLMOGOROV_SMIRNOV)
+    yield from constant
     for side, arrays in (("ours", ours), ("theirs", theirs)):
         for key, share in drawn_again(arrays).items():
             yield Comparison(f"{key}, {side}: share of draws that come again", share, DRAWN_AGAIN)
@@ -190,8 +194,9 @@ def nearest(kind: str, ours: Arrays, theirs: Arrays) -> dict[str, np.ndarray]:
     chosen = {name: array for name, array in ours.items() if "|" not in name}
     for name, array in ours.items():
         plain = name.partition("|")[0]
-        if name.startswith(f"{kind}/") and "|" in name and plain in theirs:
-            if largest_difference(array, theirs[plain])[0] < largest_difference(ours[plain], theirs[plain])[0]:
+        if name.startswith(f"{kind}/") and plain != name and plain in theirs:
+            applied, as_it_is = (largest_difference(own, theirs[plain])[0] for own in (array, ours[plain]))
+            if applied < as_it_is:
                 chosen[plain] = array
     return chosen
 
@@ -232,7 +237,7 @@ def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unroun
     yield from close("", ["probabilities"], ours, theirs, exact, unrounded)
     if exact is None and theirs["probabilities"].shape[-1] > 1 and "accuracy" in theirs:
         differing = np.argmax(ours["probabilities"], axis=1) != np.argmax(theirs["probabilities"], axis=1)
-        yield Comparison("differing predictions of test images", float(differing.sum()), 0)
+        yield Comparison("differing predictions of the tests", float(differing.sum()), 0)
 
 
 def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:

@@ -1,13 +1,15 @@
 """What the ladder shows in the terminal: what both sides are doing, then what was found, in words."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from keras_ref.parity.hints import hint
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.processes import Side
 from keras_ref.parity.recorded import recorded
@@ -74,7 +76,8 @@ def stated_beforehand(seeds: int) -> str:
 
 def progress_line(verdict: Verdict) -> str:
     rung = verdict.rung
-    return f"rung {rung.number:>2}  {rung.name:<16}{verdict.dtype:<8} {'holds' if verdict.holds else 'FAILS'}"
+    says = ("holds" if verdict.holds else "FAILS") if verdict.was_run else "not run"
+    return f"rung {rung.number:>2}  {rung.name:<16}{verdict.dtype:<8} {says}"
 
 
 def mutant_line(result: MutantResult) -> str:
@@ -91,13 +94,31 @@ def table(verdicts: Sequence[Verdict]) -> Table:
         if of_the_rung:
             cells = {"float64": "", "float32": ""} | {verdict.dtype: verdict.figure for verdict in of_the_rung}
             holds = all(verdict.holds for verdict in of_the_rung)
-            verdict = "holds" if holds else "[bold red]FAILS[/]"
+            was_run = any(verdict.was_run for verdict in of_the_rung)
+            verdict = ("holds" if holds else "[bold red]FAILS[/]") if was_run else "not run"
             rows.add_row(f"{rung.number:>2} {rung.name}", rung.compared, *cells.values(), verdict)
     return rows
 
 
+def mapping_lines(mapping: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """Say which module stands for which layer, before anything is compared."""
+    rows = []
+    for layer in model["layers"]:
+        kind, name = layer["class"], layer["name"]
+        module, how = mapping["layers"].get(name, ("", ""))
+        rows.append(f"layer {name} ({kind}): " + (f"{module}, found by {how}" if module else "no module of its own"))
+    if mapping["logits"]:
+        rows.append("The port gives logits where Keras gives probabilities: they are turned into those to compare.")
+    return rows
+
+
 def conclusion(
-    verdicts: Sequence[Verdict], mutants: Sequence[MutantResult], candidate: str, steps: int, all_steps: int
+    verdicts: Sequence[Verdict],
+    mutants: Sequence[MutantResult],
+    candidate: str,
+    steps: int,
+    all_steps: int,
+    model: Mapping[str, Any] | None = None,
 ) -> str:
     """Say what all rungs together mean, and after a failure where to look.
 
@@ -107,11 +128,12 @@ def conclusion(
         candidate: name of the port.
         steps: that were run of the documented training.
         all_steps: that it has; 0 if it was not looked at.
+        model: description of the Keras model, where it is another than the documented one.
     """
     lines = []
     last = verdicts[-1]
     if last.holds:
-        climbed = sorted({verdict.rung.number for verdict in verdicts})
+        climbed = sorted({verdict.rung.number for verdict in verdicts if verdict.was_run})
         lines.append(f"{candidate} holds on rung{'s' * (len(climbed) > 1)} {', '.join(map(str, climbed))}.")
         if steps < all_steps:
             lines.append(
@@ -120,21 +142,33 @@ def conclusion(
         lines.extend(
             f"Rung {rung.number} ({rung.name}) was not run: --{rung.flag} {rung.value} runs it."
             for rung in LIST
-            if rung.flag and rung.number not in climbed
+            if rung.flag and rung.number not in {verdict.rung.number for verdict in verdicts}
         )
     else:
-        lines.append(f"{candidate} is not the documented model, trained the same way.")
+        lines.append(f"{candidate} {last.rung.verdict}.")
         lines.append(f"First divergence, rung {last.rung.number} ({last.rung.name}, {last.dtype}):")
         lines.append(f"{in_words(last.shown.what)}: {last.figure}.")
-        missing = (
-            "the candidate has no such thing: a parameter that is frozen or not used has no gradient and no moments; "
-            "lit_mnist/trace/candidate.py says what else it has to keep and to log"
-        )
-        lines.append(f"Hint: {missing if '(not there)' in last.shown.what else last.rung.hint}.")
+        lines.append(f"Hint: {hint(last, model)}.")
+    lines.extend(not_checked(verdicts))
     if mutants:
         as_predicted = sum(mutant.as_predicted for mutant in mutants)
         lines.append(f"{as_predicted} of {len(mutants)} wrong ports were stopped at the rung predicted for them.")
     return "\n".join(lines)
+
+
+def not_checked(verdicts: Sequence[Verdict]) -> list[str]:
+    """Say what was not looked at, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for one in verdict.not_checked:
+            whats = by_reason.setdefault(one.why, [])
+            what = one.what.rpartition(": ")[2]
+            if what not in whats:
+                whats.append(what)
+    return [
+        f"Not checked: {', '.join(whats[:4])}{f' and {len(whats) - 4} more' if len(whats) > 4 else ''} ({why})."
+        for why, whats in by_reason.items()
+    ]
 
 
 TRAININGS = {
@@ -154,15 +188,16 @@ def in_words(what: str) -> str:
     update, element [3, 4]".
     """
     training, _, name = what.rpartition(": ")
-    match = re.fullmatch(r"(activations|gradients|after)/(\d+|\*)/(.+?)(\[.*\]| .*)?", name)
+    match = re.fullmatch(r"(activations|training|gradients|after)/(\d+|\*)/(.+?)(\[.*\]| .*)?", name)
     if match:
         kind, step, key, rest = match.groups("")
         where = "any step" if step == "*" else f"step {step}"
         if kind == "after":
             moment, _, key = key.partition("/")
-            thing = f"{MOMENTS[moment]} of {key} after the update"
+            thing = f"{MOMENTS.get(moment, moment)} of {key} after the update"
         else:
-            thing = f"gradient of {key}" if kind == "gradients" else f"what layer {key} gives"
+            gives = f"what layer {key} gives{' in training mode' if kind == 'training' else ''}"
+            thing = f"gradient of {key}" if kind == "gradients" else gives
         name = f"{where}, {thing}" + (f", element {rest}" if rest.startswith("[") else rest)
     elif match := re.fullmatch(r"(loss|accuracy)\[(\d+)\]", name):
         name = f"step {match[2]}, {match[1]} of the batch"

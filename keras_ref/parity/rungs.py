@@ -25,6 +25,7 @@ class Rung:
             `trainings`, ours and theirs, one training after the other, and in float32 Keras' in float64; or else the
             sides, and the precision.
         hint: where to look when it is the first that does not hold.
+        verdict: what it means for a port if it is the first that does not hold.
         dtypes: precisions in which it is climbed.
         of_facts: whether it compares facts.
         trainings: the trainings it looks at.
@@ -36,9 +37,10 @@ class Rung:
     number: int
     name: str
     compared: str
-    check: Callable[..., Iterator[Comparison]]
+    check: Callable[..., checks.Found]
     hint: str
     dtypes: tuple[str, ...] = ("float64", "float32")
+    verdict: str = "is another model than the original, or trains in another way"
     of_facts: bool = False
     trainings: tuple[str, ...] = ()
     of_training: bool = False
@@ -69,9 +71,10 @@ LIST = (
     Rung(
         1,
         "data",
-        "images, labels, scaled pixels, one-hot rows; order and size of the batches",
+        "examples and targets as they reach the model; order and size of the batches",
         checks.data,
-        "look at how the data module scales pixels, codes labels and draws the order of the images",
+        "look at how the port scales its inputs, codes its targets and draws the order of an epoch",
+        verdict="trains on other data than the original, or in another order",
         **_FACTS,
     ),
     Rung(
@@ -94,14 +97,14 @@ LIST = (
     Rung(
         4,
         "weight transfer",
-        "into the model and back, both sides; from .keras and .weights.h5 files",
+        "into the model and back, both sides; of the documented model from files of Keras, too",
         checks.weight_transfer,
         "look at from_keras and to_keras: kernels are transposed, and flattening goes H, W, C in Keras",
     ),
     Rung(
         5,
         "forward",
-        "what every layer gives: ordinary images and edge cases",
+        "what every layer gives: single steps from start weights, large ones and trained ones",
         checks.forward,
         "look at the layer named, or at the activation function of the one before it, or at the flatten order",
         trainings=("cases", "saturated", "trained"),
@@ -109,7 +112,7 @@ LIST = (
     Rung(
         6,
         "loss",
-        "the same images",
+        "the same steps, with what regularises it",
         checks.loss,
         "the layers agree, the loss does not: look at its reduction, at softmax and at label smoothing",
         trainings=("cases", "saturated", "trained"),
@@ -118,7 +121,7 @@ LIST = (
     Rung(
         7,
         "gradients",
-        "every tensor: the same images, start weights and trained ones",
+        "every tensor: the same steps",
         checks.gradients,
         "the loss agrees, its gradient does not: look for detached tensors, scaling or noise; if it agrees at step 0, "
         "for a parameter that the optimizer does not hold, whose gradients pile up",
@@ -128,7 +131,7 @@ LIST = (
     Rung(
         8,
         "optimizer",
-        "weights, m and v after 1, 6, 7, 10 and 18 steps",
+        "weights, what is not trained and what the optimizer keeps, after 1, 6, 7, 10 and 18 steps",
         checks.optimizer,
         "gradients of given weights agree, the update does not: look at epsilon, betas, learning rate, weight decay "
         "and clipping; if it agrees at step 0, at schedules and at what the optimizer forgets between epochs",
@@ -138,7 +141,7 @@ LIST = (
     Rung(
         9,
         "trajectory",
-        "every step's loss and accuracy; final weights, m, v, test probabilities",
+        "every step's loss; final weights, what the optimizer keeps, predictions for the tests",
         checks.trajectory,
         "single steps agree, the training does not: look at what changes over time, schedules or state",
         trainings=("short", "long"),
@@ -147,17 +150,18 @@ LIST = (
     Rung(
         10,
         "history",
-        "loss and accuracy as reported for each epoch and for the test images",
+        "loss and metrics as reported for each epoch and for the tests",
         checks.history,
         "the steps agree, the report does not: look at how batches are averaged over an epoch; less than 1e-7 off in "
         "float64 is a value that was logged in 32 bits",
+        verdict="trains as the original does in every step that was run; what it reports of them differs",
         trainings=("short", "long"),
         of_training=True,
     ),
     Rung(
         11,
         "distribution",
-        "test accuracy and loss over seeds: 90 % interval of the difference of means",
+        "test results over seeds: 90 % interval of the difference of means",
         checks.distribution,
         "given batches agree, trainings of its own do not: look at the order of the images and the start weights",
         dtypes=("float32",),

@@ -97,9 +97,15 @@ class Sides:
         return ours, theirs
 
     @property
+    def mapping(self) -> dict[str, Any]:
+        """Of a port of another model than the documented one: `layers`, of each the path of its module and how it was
+        found, `trains`, whether it can be trained, and `logits`, whether it gives those in place of probabilities."""
+        return dict(json.loads(str(self.facts()[0]["mapping"])))
+
+    @property
     def trains(self) -> bool:
         """Whether the candidate can be trained."""
-        return not self.data or bool(json.loads(str(self.facts()[0]["mapping"]))["trains"])
+        return not self.data or bool(self.mapping["trains"])
 
     @property
     def model(self) -> dict[str, Any]:
@@ -179,7 +185,7 @@ class Sides:
             self.progress("ours", request.name, 0, 0)
             output = self._output(request)
             # What is "" has no value, and where MNIST is, the inputs say.
-            flags = {name: value for name, value in trace.arguments if value and name != "data_dir"}
+            flags: dict[str, Any] = {name: value for name, value in trace.arguments if value and name != "data_dir"}
             flags |= {"output": output, "devices": devices}
             seconds = 300.0 + len(inputs.batches)
             if kill_after:
@@ -199,7 +205,7 @@ class Sides:
         command = ["lit_mnist.trace", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
         log = self.directory / "trace.log"
         with log.open("wb") as file:
-            environment = os.environ | ONE_THREAD_EACH
+            environment = os.environ | ONE_THREAD_EACH | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             process = subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=file, env=environment)
         try:
             ended = process.wait(seconds)

@@ -7,7 +7,7 @@ import keras
 
 from lit_mnist.errors import InputError
 
-DRAWS = "GaussianNoise GaussianDropout AlphaDropout SpatialDropout1D SpatialDropout2D SpatialDropout3D".split()
+DRAWS = ["GaussianNoise", "GaussianDropout", "AlphaDropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"]
 
 
 def describe(model: keras.Model, name: str) -> dict[str, Any]:

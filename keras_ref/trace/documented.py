@@ -57,4 +57,3 @@ class _Images:
 
 def _prepared(images: np.ndarray, labels: np.ndarray, dtype: str) -> Batch:
     return scale_pixels(images, dtype), to_categorical(labels, 10).astype(dtype)
-

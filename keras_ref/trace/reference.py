@@ -42,10 +42,7 @@ class Reference:
         """Build the model anew, in the precision that `keras.config.floatx()` says."""
         keras.backend.clear_session()  # layers without a name of their own are numbered
         path = Path(self.model)
-        if path.suffix == ".keras":
-            model = _load(path)
-        else:
-            model = _call(self.model)
+        model = _load(path) if path.suffix == ".keras" else _call(self.model)
         if not isinstance(model, keras.Model):
             raise InputError(f"--reference {self.model}: gives a {type(model).__name__}; expected a keras.Model")
         if not model.built:

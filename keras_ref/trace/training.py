@@ -66,9 +66,7 @@ def trace_training(
         load(model, given.weights)
         loaded = {f"loaded/{name}": variable.numpy() for name, variable in keys(model).items()}
         trace = StepTrace(model, batch, given, progress)
-        signature = tuple(
-            tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in batch(0)
-        )
+        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in batch(0))
         fitted = model.fit(
             tf.data.Dataset.from_generator(batches, output_signature=signature),
             epochs=given.epochs,

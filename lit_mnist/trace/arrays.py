@@ -40,7 +40,10 @@ class Examples:
     def digests(self) -> dict[str, np.ndarray]:
         """Return `examples/...`, a digest of each array."""
         names = ("inputs", "targets", "weights")
-        arrays = zip(names, self.arrays, strict=False), zip([f"test {n}" for n in names], self.tests or (), strict=False)
+        arrays = (
+            zip(names, self.arrays, strict=False),
+            zip([f"test {n}" for n in names], self.tests or (), strict=False),
+        )
         return {f"examples/{name}": digest(array) for pairs in arrays for name, array in pairs}
 
 

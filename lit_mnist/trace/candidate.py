@@ -53,9 +53,10 @@ class Candidate:
 
     def __init__(self, name: str, learning_rate: float = 0.001, dtype: torch.dtype = torch.float32) -> None:
         self.name = name
-        self.module = make_module(name, learning_rate=learning_rate).to(dtype)
-        if not isinstance(self.module, L.LightningModule):
+        module = make_module(name, learning_rate=learning_rate).to(dtype)
+        if not isinstance(module, L.LightningModule):
             raise InputError(f"--candidate {name}: not a LightningModule")
+        self.module = module
         self.data_module: type[MNISTDataModule] = getattr(self.module, "data_module", MNISTDataModule)
         self.to_keras = getattr(self.module, "to_keras", weights.to_keras)
         self.from_keras = getattr(self.module, "from_keras", weights.from_keras)

@@ -132,7 +132,9 @@ class MappedCandidate:
             own = tensor_at(self.module, path)
             if own is None or own.shape != tensor.shape:
                 there = "no such tensor" if own is None else tuple(own.shape)
-                raise InputError(f"--candidate {self.name}: {path} is {there}; Keras' weights are {tuple(tensor.shape)}")
+                raise InputError(
+                    f"--candidate {self.name}: {path} is {there}; Keras' weights are {tuple(tensor.shape)}"
+                )
             with torch.no_grad():
                 own.copy_(tensor)
         if not self.logits:
@@ -306,6 +308,7 @@ class MappedCandidate:
             for layer, module in self.layers.items()
         }
         arrays["all_trained"] = np.array(sum(p.numel() for p in self.module.parameters() if p.requires_grad))
+        self._find_out_logits()
         shapes = self.activations("shape", self.inputs(self.examples.arrays[0][:2]))
         arrays |= {name: np.array(array.shape[1:]) for name, array in shapes.items() if "|" not in name}
         for layer, module in self.layers.items():

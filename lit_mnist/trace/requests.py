@@ -41,7 +41,7 @@ def facts(
         assert isinstance(port, MappedCandidate)
         arrays = port.facts() | port.examples.digests()
         mapping = {layer: [port.paths[layer], port.how[layer]] for layer in port.paths}
-        arrays["mapping"] = np.array(json.dumps({"layers": mapping, "trains": port.trains}))
+        arrays["mapping"] = np.array(json.dumps({"layers": mapping, "trains": port.trains, "logits": port.logits}))
     for seed in range(seeds):
         L.seed_everything(seed, verbose=False)
         arrays |= resolve(candidate, model, data, layers).arrays(f"initial/{seed}")
@@ -142,7 +142,7 @@ def own_loader(port: Candidate | MappedCandidate, data_dir: str) -> dict[str, np
     if type(module).train_dataloader is not L.LightningModule.train_dataloader:
         brought = module
     elif isinstance(port, MappedCandidate) and hasattr(module, "data_module"):
-        brought = module.data_module()
+        brought = module.data_module()  # type: ignore[operator]  # a class of the port's
     elif isinstance(port, Candidate) and port.data_module.train_dataloader is not MNISTDataModule.train_dataloader:
         brought = port.data_module(data_dir)
     if brought is None:

@@ -22,8 +22,8 @@ from lit_mnist.runs.checkpoints import SettledBuckets
 from lit_mnist.runs.files import versions
 from lit_mnist.runs.progress import silence_lightning
 from lit_mnist.trace.candidate import Candidate
-from lit_mnist.trace.mapped import ArrayData, MappedCandidate
 from lit_mnist.trace.files import TraceInputs
+from lit_mnist.trace.mapped import ArrayData, MappedCandidate
 
 Progress = Callable[[int, int], None]  # is given the steps done and their number
 
@@ -56,8 +56,10 @@ def trace_training(
     data = candidate.data(given)
     data.setup()
     given.check_images(len(data.train))
-    if not isinstance(candidate.module, L.LightningModule):
-        return loaded | _without_training(given, candidate, data)
+    if isinstance(candidate, MappedCandidate) and not candidate.trains:
+        return loaded | _without_training(given, candidate)
+    module = candidate.module
+    assert isinstance(module, L.LightningModule)
     if devices > 1 and ((given.batches >= 0).sum(axis=1) % devices).any():
         raise InputError(f"--inputs: batches has a row that does not divide among {devices} devices")
     earlier = checkpoint if checkpoint and checkpoint.exists() else None
@@ -68,19 +70,19 @@ def trace_training(
     settled = SettledBuckets(candidate.input_shape)
     trainer = make_trainer(given.epochs, given.dtype, [trace, settled], progress, devices)
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
-    trainer.fit(candidate.module, data, ckpt_path=earlier, weights_only=False)
+    trainer.fit(module, data, ckpt_path=earlier, weights_only=False)
     return {
         **loaded,
         **trace.finished(trainer.strategy),
         **candidate.state("", trainer.optimizers[0]),
-        **(reported_test_results(trainer, candidate.module, data) if candidate.is_tested else {}),
-        "probabilities": candidate.predicted(predict_test_images(trainer, candidate.module, data)),
+        **(reported_test_results(trainer, module, data) if candidate.is_tested else {}),
+        "probabilities": candidate.predicted(predict_test_images(trainer, module, data)),
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
 
 
-def _without_training(given: TraceInputs, candidate: MappedCandidate, data: ArrayData) -> dict[str, np.ndarray]:
+def _without_training(given: TraceInputs, candidate: MappedCandidate) -> dict[str, np.ndarray]:
     """Return what can be compared of a module that no Trainer trains: what it gives, with the start weights."""
     arrays = {"run_id": np.asarray(given.run_id)}
     for step in given.record_at.tolist():
@@ -143,9 +145,7 @@ def predict_test_images(trainer: L.Trainer, module: L.LightningModule, data: Dat
     return data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
 
 
-def reported_test_results(
-    trainer: L.Trainer, module: L.LightningModule, data: Data
-) -> dict[str, np.ndarray]:
+def reported_test_results(trainer: L.Trainer, module: L.LightningModule, data: Data) -> dict[str, np.ndarray]:
     """Return what the module itself logs of the test images, `test_loss` and more, as far as it does."""
     if type(module).test_step is L.LightningModule.test_step:
         return {}

@@ -116,7 +116,7 @@ class DrawsAnew(LitMNIST):
 
 @pytest.mark.parametrize(("candidate", "same"), [("lit_mnist:LitMNIST", True), ("test_parity:DrawsAnew", False)])
 def test_rung_12_notices_devices_that_draw_an_order_each(candidate: str, same: bool, data_dir: Path) -> None:
-    facts = requests.facts(lambda *_: None, candidate, str(data_dir), seeds=2)
+    facts = requests.facts(lambda *_: None, candidate, "", "", "", str(data_dir), seeds=2)
     sides: Any = SimpleNamespace(facts=lambda: (facts, {}))
     assert next(checks.devices(sides, "float64")).holds == same
 

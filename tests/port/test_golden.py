@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from golden import GOLDEN, STEPS, inputs
 
 from keras_ref.parity.tolerances import FLOAT64
+from lit_mnist.trace.candidate import Candidate
 from lit_mnist.trace.training import trace_training
 
 # What to do if the port is right and Keras has changed.
@@ -16,7 +18,7 @@ AGAIN = "python tests/golden.py records it anew"
 
 def largest_difference(candidate: str, tmp_path: Path) -> float:
     theirs = np.array(json.loads(GOLDEN.read_text())["loss"])
-    ours = trace_training(inputs(tmp_path), candidate)["loss"]
+    ours = trace_training(inputs(tmp_path), Candidate(candidate, dtype=torch.float64))["loss"]
     assert ours.shape == theirs.shape == (STEPS,)
     return float(np.abs(ours - theirs).max())
 

@@ -1,0 +1,124 @@
+"""Where to look when a rung does not hold: for kinds of layers and optimizers in which ports usually go wrong."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_ref.parity.rungs import Verdict
+
+MISSING = (
+    "the candidate has no such thing: a parameter that is frozen or not used has no gradient and no moments; "
+    "lit_mnist/trace/candidate.py and mapped.py say what else it has to keep and to log"
+)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Where to look.
+
+    Args:
+        what: regular expression, found in the name of what differs.
+        text: what to look at.
+        kinds: of the layer that is named, or of the optimizer; none for any.
+        rungs: at which it is given.
+    """
+
+    what: str
+    text: str
+    kinds: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9, 10)
+
+
+STRIDED = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D", "SeparableConv2D", "MaxPooling2D", "AveragePooling2D")
+RECURRENT = ("LSTM", "GRU")
+
+# The first that fits is given.
+HINTS = (
+    Hint(
+        "moving_variance",
+        "torch tracks the unbiased variance, n / (n - 1) times the one of Keras; and its momentum is one minus Keras'",
+        ("BatchNormalization",),
+    ),
+    Hint("moving_mean", "the momentum of torch's BatchNorm is one minus Keras': 0.99 is 0.01", ("BatchNormalization",)),
+    Hint(
+        "training/",
+        "look at epsilon (Keras 1e-3, torch 1e-5), and whether the layer normalises with the statistics of the batch",
+        ("BatchNormalization",),
+    ),
+    Hint(
+        "activations/",
+        "look at epsilon (Keras 1e-3, torch 1e-5), and whether evaluation mode is on: it normalises with the moving "
+        "statistics",
+        ("BatchNormalization", "LayerNormalization"),
+    ),
+    Hint(
+        "activations/|training/",
+        "look at padding: with strides Keras' `same` pads more at the end than at the beginning, torch's padding=1 "
+        "evenly; then at strides, and at the activation function of the layer before",
+        STRIDED,
+    ),
+    Hint(
+        "share of inputs that it leaves out",
+        "Keras' rate and torch's p are both the share that is left out, not the share that is kept",
+    ),
+    Hint("what it makes of a one that stays", "what stays is divided by 1 - rate, in training alone"),
+    Hint(
+        "parameters that are trained",
+        "torch's LSTM has two biases where Keras has one: freeze one of them at zero",
+        ("LSTM",),
+    ),
+    Hint(
+        "activations/|training/",
+        "look at the order of the gates (Keras' GRU has z, r, h and torch's r, z, n), at which bias holds Keras', and "
+        "at which output is taken: the last of the sequence",
+        RECURRENT,
+    ),
+    Hint("activations/", "look at which row is looked up, and at how the tokens are coded", ("Embedding",)),
+    Hint(
+        "loss",
+        "look at regularisation (Keras adds l2 * sum(w^2) of the kernels named, without a half, to the loss), at the "
+        "reduction, and at shapes: targets [N] against predictions [N, 1] make a matrix of all pairs",
+        rungs=(6,),
+    ),
+    Hint(
+        "/weights/|/momentum/",
+        "look at Nesterov momentum, at the learning rate of this step (a schedule of Keras goes by steps, not epochs), "
+        "and at weight decay in place of L2 in the loss",
+        ("SGD",),
+        (8,),
+    ),
+    Hint(
+        "/weights/",
+        "look at epsilon: Keras adds 1e-7 within the root, torch 1e-8 outside of it; then at rho (alpha in torch: 0.99)",
+        ("RMSprop",),
+        (8,),
+    ),
+    Hint("/velocity/", "look at rho: 0.9 in Keras, 0.99 (alpha) in torch", ("RMSprop",), (8,)),
+)
+
+
+def hint(verdict: Verdict, model: Mapping[str, Any] | None = None) -> str:
+    """Return where to look, for what a rung names as the first divergence.
+
+    Args:
+        verdict: of a rung that does not hold.
+        model: description of the Keras model, where it is another than the documented one.
+    """
+    what = verdict.shown.what
+    if "(not there)" in what:
+        return MISSING
+    if model is not None:
+        kinds = kinds_of(what, model)
+        for one in HINTS:
+            fits = re.search(one.what, what) and verdict.rung.number in one.rungs
+            if fits and (not one.kinds or kinds & set(one.kinds)):
+                return one.text
+    return verdict.rung.hint
+
+
+def kinds_of(what: str, model: Mapping[str, Any]) -> set[str]:
+    """Return the class of the layer that is named, as far as one is, and that of the optimizer."""
+    named = [layer for layer in model["layers"] if re.search(rf"(^|[/ ]){re.escape(layer['name'])}($|[/\[ :])", what)]
+    longest = max(named, key=lambda layer: len(layer["name"]), default=None)
+    return {model["optimizer"], *([longest["class"]] if longest else [])}
