@@ -20,9 +20,9 @@ from keras_ref.parity.comparisons import (
     largest_difference,
 )
 from keras_ref.parity.recorded import recorded
-from keras_ref.parity.samples import drawn_again, kolmogorov_smirnov
+from keras_ref.parity.samples import drawn_again, draws_beyond, kolmogorov_smirnov
 from keras_ref.parity.sides import Sides
-from keras_ref.parity.tolerances import DRAWN_AGAIN, KOLMOGOROV_SMIRNOV, MARGINS
+from keras_ref.parity.tolerances import DRAWN_AGAIN, DRAWN_BEYOND, KOLMOGOROV_SMIRNOV, MARGINS
 from lit_mnist.trace.files import Arrays
 
 # What a training leaves in a model and in an optimizer, by the names of files.
@@ -146,6 +146,7 @@ def initialisation(ours: Arrays, theirs: Arrays) -> Found:
         else:
             distance = kolmogorov_smirnov(mine, kerass)
             yield Comparison(f"{key}: distance of the two sides' draws", distance, KOLMOGOROV_SMIRNOV)
+            yield Comparison(f"{key}: draws beyond all of the other side", draws_beyond(mine, kerass), DRAWN_BEYOND)
     yield from constant
     for side, arrays in (("ours", ours), ("theirs", theirs)):
         for key, share in drawn_again(arrays).items():
@@ -244,7 +245,7 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded
     """Rung 10: the loss and the metrics that each framework reports for each epoch, and for the test images."""
     # In float32 together with the losses of the steps: the average of an epoch is a single number, which one side or
     # the other hits more exactly by chance, but no less exactly than what it is an average of.
-    names = [f"history/{name}" for name in keys_of(theirs, "history")]
+    names = [f"history/{name}" for name in sorted(keys_of(theirs, "history"), key=lambda name: name != "loss")]
     for name in names:
         if name not in ours:
             what = name.removeprefix("history/")

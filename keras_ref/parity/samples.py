@@ -39,6 +39,15 @@ def kolmogorov_smirnov(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(statistic * np.sqrt(len(ours) * len(theirs) / (len(ours) + len(theirs))))
 
 
+def draws_beyond(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return how many draws of one side are larger, without their signs, than every one of the other side.
+
+    Of two samples of one distribution, equally many, the k largest are all of one side with probability 2^(1 - k).
+    """
+    ours, theirs = np.abs(ours), np.abs(theirs)
+    return float(max((ours > theirs.max()).sum(), (theirs > ours.max()).sum()))
+
+
 def power(runs: int, spread: float, theirs: int, margin: float, repetitions: int = 10_000) -> float:
     """Return how probably rung 11 passes a port whose results are distributed as Keras', by simulation.
 

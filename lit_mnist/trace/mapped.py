@@ -225,14 +225,17 @@ class MappedCandidate:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Switch the module to evaluation mode while it lasts."""
+        """Switch the module to evaluation mode while it lasts; what a wrong one tracks meanwhile is undone."""
         modes = [(part, part.training) for part in self.module.modules()]
+        tracked = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.module.eval()
         try:
             yield
         finally:
             for part, training in modes:
                 part.training = training
+            for buffer, before in tracked:
+                buffer.copy_(before)
 
     def give_draws(self, step: Callable[[], int], rank: int = 0, world_size: int = 1) -> None:
         """Let its Dropout modules leave out what Keras' layers leave out at a step, from now on."""

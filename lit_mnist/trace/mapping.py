@@ -200,7 +200,6 @@ def slots_of(layer: Layer, path: str, module: nn.Module, before: Order) -> list[
     Raises:
         InputError: if the kind of layer is not known here, or the module has not its tensors.
     """
-    kind = layer["class"]
     slots = []
     for weight in layer["weights"]:
         name = weight["key"].rpartition("/")[2]
