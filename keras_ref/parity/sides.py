@@ -76,10 +76,16 @@ class Sides:
             process.end()
         self.started.clear()
 
-    def of(self, candidate: str, **changes: int) -> "Sides":
-        """The same processes and answers of Keras, with another candidate and other steps or seeds."""
+    def of(self, candidate: str, reference: str | None = None, data: str = "", **changes: int | str) -> "Sides":
+        """The same processes and answers of Keras, with another candidate and other steps or seeds.
+
+        With `reference`, another original, too, trained on `data`.
+        """
         other = copy.copy(self)
         vars(other).update(candidate=candidate, **changes)
+        if reference is not None:
+            other.data = data
+            other.named = self.named | {"reference": reference, "data": data}
         other.answers = self.answers | {"ours": {}}  # they take some 200 MB a candidate, and go with it
         return other
 
@@ -230,7 +236,7 @@ class Sides:
         """Return where the description of the Keras model is written; "" for the documented one."""
         if not self.data:
             return ""
-        path = self.directory / "model.json"
+        path = self.directory / f"{digest(np.array(repr(self.named)))}.json"
         if not path.exists():
             path.write_text(json.dumps(self.model))
         return str(path)

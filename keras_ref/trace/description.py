@@ -113,6 +113,11 @@ def keys(model: keras.Model) -> dict[str, Any]:
     return named
 
 
+def recorded(model: keras.Model) -> list[Any]:
+    """Return the layers whose output can be looked at by itself: those of the model itself that are called once."""
+    return [layer for layer, described in _layers(model, "", {}) if described["recorded"]]
+
+
 def _inbound(nodes: list[Any]) -> list[str]:
     """Return the names of the layers whose outputs a layer is called on, from its serialized nodes."""
     found: list[str] = []

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_ref.trace.description import keys
+from keras_ref.trace.description import keys, recorded
 from keras_ref.trace.documented import Documented
 from keras_ref.trace.reference import Batch, Reference
 from keras_ref.trace.unrounded import unrounded
@@ -164,7 +164,7 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.batch, self.given, self.progress = batch, given, progress
         self.variables = keys(model)
-        outputs = {layer.name: layer.output for layer in _recorded(model)}
+        outputs = {layer.name: layer.output for layer in recorded(model)}
         self.layers = keras.Model(model.inputs[0], outputs)
         self.drops = [Draws(layer, given.dtype) for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
         self.modal = any(isinstance(layer, MODAL) for layer in all_layers(model))
@@ -226,16 +226,6 @@ def all_layers(model: keras.Model) -> Iterator[Any]:
         yield layer
         if isinstance(layer, keras.Model):
             yield from all_layers(layer)
-
-
-def _recorded(model: keras.Model) -> list[Any]:
-    """Return the layers whose output can be looked at by itself: each once called, nested models as a whole."""
-    layers = []
-    for layer in model.layers:
-        with contextlib.suppress(AttributeError, ValueError):  # called in several places
-            if not isinstance(layer, keras.layers.InputLayer) and not isinstance(layer.output, list | tuple):
-                layers.append(layer)
-    return layers
 
 
 def keep_loss(model: keras.Model, dtype: str) -> Any:

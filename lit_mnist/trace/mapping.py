@@ -250,11 +250,9 @@ def _turn(kind: str, name: str, shape: tuple[int, ...], module: nn.Module, befor
         return _one("weight", *_depthwise(shape))
     if kind in SEPARABLE:
         first, second = (path for path, part in module.named_children() if isinstance(part, nn.Conv1d | nn.Conv2d))
-        return {
-            "depthwise_kernel": _one(f"{first}.weight", *_depthwise(shape)),
-            "pointwise_kernel": _one(f"{second}.weight", *_KERNEL),
-            "bias": _one(f"{second}.bias"),
-        }[name]
+        if name == "depthwise_kernel":
+            return _one(f"{first}.weight", *_depthwise(shape))
+        return _one(f"{second}.weight", *_KERNEL) if name == "pointwise_kernel" else _one(f"{second}.bias")
     if kind in ("LSTM", "GRU"):
         return _recurrent(kind, name, shape, module)
     if kind == "PReLU":
