@@ -22,13 +22,17 @@ class KerasOptimizer(torch.optim.Optimizer):
     keras_slots: ClassVar[dict[str, str]] = {}
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any], others: dict[str, Any]) -> None:
-        for name in others:
+        self._refuse(others)
+        super().__init__(params, defaults | {"lr": float(defaults["lr"])})
+
+    def _refuse(self, names: Iterable[str]) -> None:
+        for name in names:
             if name in IN_TORCH:
                 raise TypeError(f"Keras' {name} is called {IN_TORCH[name]} here")
             raise TypeError(f"{type(self).__name__} has no {name}")
-        super().__init__(params, defaults | {"lr": float(defaults["lr"])})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self._refuse(param_group.keys() - {*self.defaults, "params", "param_names", "name", "initial_lr"})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for name, value in group.items():

@@ -1,6 +1,7 @@
 """The ports of tests/models against their originals: 300 steps from the same weights, on the same batches."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,12 @@ from lit_mnist.porting import KerasLSTM
 Arrays = dict[str, np.ndarray]
 
 PORTS = {"mnist_convnet": "LitConvnet", "bn_stride": "LitBnStride", "roman_lstm": "LitRoman"}
+MUTANTS = {
+    f"{model}:{name}": value
+    for model, port in PORTS.items()
+    for name, value in vars(importlib.import_module(f"models.{model}.mutants")).items()
+    if inspect.isclass(value) and issubclass(value, L.LightningModule) and name != port
+}
 SCRIPT = Path(__file__).with_name("keras_porting.py")
 # Of a loss at any step, of a weight after 300.
 TOLERANCE = 1e-12
@@ -111,3 +118,41 @@ def test_the_port_trains_as_the_original_for_300_steps(model: str, tmp_path: Pat
     for name, tensor in expected.state_dict().items():
         assert (module.state_dict()[name] - tensor).abs().max() <= TOLERANCE, name
     assert theirs["loss"][-10:].mean() < 0.8 * theirs["loss"][:10].mean()
+
+
+def three_epochs(module: L.LightningModule, model: str, start: dict[str, Tensor]) -> list[Tensor]:
+    """Return what shows after three short epochs from given weights: what was logged, predictions, state, weights."""
+    module.load_state_dict(start, strict=False)
+    batches = [tuple(tensor[:20] for tensor in batch) for batch in batches_of(model).dataset[:3]]
+    torch.manual_seed(1)  # for dropout
+    trainer = make_trainer(max_epochs=3)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    torch.manual_seed(1)
+    logged = [value for name, value in sorted(trainer.callback_metrics.items()) if name.startswith("train_")]
+    with torch.no_grad():
+        predictions = module.eval()(batches[0][0])
+    return [*logged, predictions, *(module.state_dict()[name] for name in start)]
+
+
+def differs(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    return max(float((one.double() - other.double()).abs().max()) for one, other in zip(ours, theirs, strict=True))
+
+
+def start_of(module: L.LightningModule) -> list[float]:
+    """Return what a start distribution shows by: mean and standard deviation of each tensor."""
+    return [statistic for p in module.parameters() for statistic in (p.mean().item(), p.std(correction=0).item())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_every_wrong_port_differs_from_the_right_one(mutant: str) -> None:
+    """In training or evaluation by far more than a rounding, or else in its start weights."""
+    model, mutant_class = mutant.partition(":")[0], MUTANTS[mutant]
+    start = port_of(model).state_dict()
+    right, same = (three_epochs(port_of(model), model, start) for _ in range(2))
+    assert differs(right, same) == 0
+    wrong = three_epochs(mutant_class().double(), model, start)
+    if differs(right, wrong) < 1e-9:
+        starts = [start_of(each) for each in (port_of(model), port_of(model), mutant_class().double())]
+        chance = np.abs(np.subtract(starts[0], starts[1])).max()
+        assert np.abs(np.subtract(starts[0], starts[2])).max() > 3 * chance
