@@ -28,7 +28,7 @@ MUTANTS = {
     if inspect.isclass(value) and issubclass(value, L.LightningModule) and name != port
 }
 SCRIPT = Path(__file__).with_name("keras_porting.py")
-# Of a loss at any step, of a weight after 300.
+# Of a loss at any step, of a weight after 300. Measured: 2.2e-13 at most, in the moving statistics of bn_stride.
 TOLERANCE = 1e-12
 
 
@@ -97,10 +97,12 @@ def batches_of(model: str) -> DataLoader:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", PORTS)
-def test_the_port_trains_as_the_original_for_300_steps(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "rounding"), [(model, rounding) for model in PORTS for rounding in cases.ROUNDINGS[model]]
+)
+def test_the_port_trains_as_the_original_for_300_steps(model: str, rounding: str, tmp_path: Path) -> None:
     output = tmp_path / "theirs.npz"
-    subprocess.run([sys.executable, SCRIPT, model, "unrounded", output], check=True, timeout=900, capture_output=True)
+    subprocess.run([sys.executable, SCRIPT, model, rounding, output], check=True, timeout=900, capture_output=True)
     theirs = dict(np.load(output))
     module = port_of(model)
     load(module, model, theirs, "start")

@@ -303,6 +303,7 @@ def test_targets_get_the_rank_that_keras_gives_them(theirs: Arrays) -> None:
 ROUNDED = ("optimizers/momentum", "optimizers/nesterov", "optimizers/adagrad", "schedules")
 
 
+@pytest.mark.slow
 def test_keras_rounds_the_constants_that_the_docstrings_name_and_no_others(theirs: Arrays, rounded: Arrays) -> None:
     def differences(key: str) -> float:
         return difference(rounded[key], theirs[key])
