@@ -55,7 +55,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "group normalisation": lambda: of_layer(layers.GroupNormalization(2), IMAGES),
     "rescaling": lambda: of_layer(layers.Rescaling(1 / 255, offset=0.1)),
     "normalization": lambda: of_layer(layers.Normalization(mean=0.3, variance=0.7)),
-    "attention": lambda: of_layer(layers.MultiHeadAttention(2, 3, kernel_initializer="ones"), X[None]),
+    "attention": lambda: layers.MultiHeadAttention(2, 3, kernel_initializer="ones")(*[tf.constant(X[None])] * 2),
     "resizing": lambda: of_layer(layers.Resizing(4, 5), IMAGES),
     "constant": lambda: of_layer(layers.Dense(2, kernel_initializer=keras.initializers.Constant(0.3))),
     "l1": lambda: regularizers.L1(0.003)(tf.constant(X)),
