@@ -49,14 +49,23 @@ def optimizers() -> Arrays:
 
 
 def embedding() -> Arrays:
-    """The gradient of an embedding as Keras' own `fit` hands it to an optimizer."""
-    model = keras.Sequential(
-        [keras.Input((4,), dtype="int32"), layers.Embedding(5, 2), layers.GlobalAveragePooling1D(), layers.Dense(1)]
-    )
-    model.compile(optimizer=keras.optimizers.RMSprop(0.1), loss="mse")
-    model.set_weights([cases.draw(5, 2), cases.draw(2, 1), cases.draw(1)])
-    model.fit(cases.TOKENS, cases.draw(3), batch_size=3, verbose=0, shuffle=False)
-    return {f"{slot.path}": slot.numpy() for slot in model.optimizer.variables[2:]}
+    """The gradient of an embedding as Keras' own `fit` hands it to an optimizer: averages of squares."""
+    arrays = {}
+    for regularizer in (None, keras.regularizers.L2(0.5)):
+        model = keras.Sequential(
+            [
+                keras.Input((4,), dtype="int32"),
+                layers.Embedding(5, 2, embeddings_regularizer=regularizer),
+                layers.GlobalAveragePooling1D(),
+                layers.Dense(1),
+            ]
+        )
+        model.compile(optimizer=keras.optimizers.RMSprop(0.1), loss="mse")
+        model.set_weights([cases.draw(5, 2), cases.draw(2, 1), cases.draw(1)])
+        model.fit(cases.TOKENS, cases.draw(3), batch_size=3, verbose=0, shuffle=False)
+        (slot,) = (slot for slot in model.optimizer.variables if slot.path.endswith("embeddings_velocity"))
+        arrays["regularised" if regularizer else "plain"] = slot.numpy()
+    return arrays
 
 
 def schedules() -> Arrays:
