@@ -12,6 +12,7 @@ import numpy as np
 import porting_cases as cases
 import pytest
 import torch
+import yaml
 from conftest import make_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -158,3 +159,10 @@ def test_every_wrong_port_differs_from_the_right_one(mutant: str) -> None:
         starts = [start_of(each) for each in (port_of(model), port_of(model), mutant_class().double())]
         chance = np.abs(np.subtract(starts[0], starts[1])).max()
         assert np.abs(np.subtract(starts[0], starts[2])).max() > 3 * chance
+
+
+def test_every_wrong_port_is_explained_and_every_explanation_is_of_one() -> None:
+    explained = yaml.safe_load((Path(__file__).parent.parent / "models" / "mutants.yaml").read_text())
+    assert [f"{model}:{name}" for model in explained for name in explained[model]] == list(MUTANTS)
+    for entry in (entry for of_model in explained.values() for entry in of_model.values()):
+        assert entry.keys() == {"rung", "named", "mistake", "right"}
