@@ -33,13 +33,12 @@ class KerasOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self._refuse(param_group.keys() - {*self.defaults, "params", "param_names", "name", "initial_lr"})
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for name, value in group.items():
+        for name, value in (self.defaults | param_group).items():
             if name in ("lr", "eps", "initial_accumulator_value") and not value >= 0:
                 raise ValueError(f"{name} is {value}, expected 0 or more")
             if name in ("momentum", "rho") and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, expected 0 to 1")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
