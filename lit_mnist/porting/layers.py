@@ -85,12 +85,12 @@ class KerasEmbedding(nn.Embedding):
     Keras on TensorFlow hands its optimizers the gradient of an embedding as rows, one for each time that a token occurs
     in a batch, and never adds up those of one token. Where an optimizer squares it, Keras squares each row by itself: a
     token that occurs three times adds g1^2 + g2^2 + g3^2 to the average, not (g1 + g2 + g3)^2 as it does in torch and
-    in Keras on JAX or PyTorch. Momentum and SGD are not affected. Source: keras/src/backend/tensorflow/sparse.py,
+    in Keras on PyTorch. Momentum and SGD are not affected. Source: keras/src/backend/tensorflow/sparse.py,
     `elementwise_unary`, which applies a function to the values of `tf.IndexedSlices`.
 
-    So the gradient here is sparse, of rows that are not added up, and `KerasRMSprop` and `KerasAdagrad` take it as
-    Keras does. Keras' way ends where the gradient is dense for another reason: an embedding with a regulariser. Its
-    port is a plain `nn.Embedding`.
+    So the gradient here is sparse, of rows that are not added up, and the optimizers of this package take it as Keras
+    does; others may refuse it or add the rows up. With a regulariser of the embedding in the loss, the gradient is
+    dense on both sides, and nothing of this applies.
 
     Drawn as Keras draws it, uniformly from +-0.05; torch draws from a standard normal distribution.
 

@@ -22,20 +22,23 @@ class KerasOptimizer(torch.optim.Optimizer):
     keras_slots: ClassVar[dict[str, str]] = {}
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any], others: dict[str, Any]) -> None:
-        for name in others:
+        self._refuse(others)
+        super().__init__(params, defaults | {"lr": float(defaults["lr"])})
+
+    def _refuse(self, names: Iterable[str]) -> None:
+        for name in names:
             if name in IN_TORCH:
                 raise TypeError(f"Keras' {name} is called {IN_TORCH[name]} here")
             raise TypeError(f"{type(self).__name__} has no {name}")
-        super().__init__(params, defaults | {"lr": float(defaults["lr"])})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for name, value in group.items():
+        self._refuse(param_group.keys() - {*self.defaults, "params", "param_names", "name", "initial_lr"})
+        for name, value in (self.defaults | param_group).items():
             if name in ("lr", "eps", "initial_accumulator_value") and not value >= 0:
                 raise ValueError(f"{name} is {value}, expected 0 or more")
             if name in ("momentum", "rho") and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, expected 0 to 1")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -32,10 +32,7 @@ class KerasLSTM(nn.LSTM):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight_ih_l0)
-        nn.init.orthogonal_(self.weight_hh_l0)
-        nn.init.zeros_(self.bias_ih_l0)
-        nn.init.zeros_(self.bias_hh_l0)
+        _draw(self)
         self.bias_ih_l0[self.hidden_size : 2 * self.hidden_size] = 1  # unit_forget_bias
 
     def from_keras(self, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -71,10 +68,7 @@ class KerasGRU(nn.GRU):
         super().__init__(input_size, hidden_size, batch_first=True)
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight_ih_l0)
-        nn.init.orthogonal_(self.weight_hh_l0)
-        nn.init.zeros_(self.bias_ih_l0)
-        nn.init.zeros_(self.bias_hh_l0)
+        _draw(self)
 
     def from_keras(self, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
         """Set the weights to those of a Keras layer, `get_weights()`: [I, 3U], [U, 3U] and [2, 3U]."""
@@ -87,6 +81,13 @@ class KerasGRU(nn.GRU):
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         kernel, recurrent_kernel, *biases = (_swapped(_array(weight)) for weight in weights)
         return [kernel.T, recurrent_kernel.T, np.stack(biases)]
+
+
+def _draw(module: KerasLSTM | KerasGRU) -> None:
+    nn.init.xavier_uniform_(module.weight_ih_l0)
+    nn.init.orthogonal_(module.weight_hh_l0)
+    nn.init.zeros_(module.bias_ih_l0)
+    nn.init.zeros_(module.bias_hh_l0)
 
 
 @torch.no_grad()

@@ -7,6 +7,6 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def load() -> tuple[Arrays, Arrays]:
-    """Return ((x, y), (x_test, y_test)): pixels [N, 28, 28, 1] in [0, 1] and classes [N]."""
+    """Return ((x, y), (x_test, y_test)): pixels [N, 28, 28, 1] in [-1, 1] and classes [N]."""
     (x, y), (x_test, y_test) = read("train", 3000), read("t10k", 500)
-    return (x, y.argmax(axis=1)), (x_test, y_test.argmax(axis=1))
+    return (2 * x - 1, y.argmax(axis=1)), (2 * x_test - 1, y_test.argmax(axis=1))

@@ -19,7 +19,7 @@ def build_model() -> keras.Model:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.Dense(10, kernel_regularizer=keras.regularizers.L2(1e-3), name="output")(x)
     model = keras.Model(inputs, outputs)
-    rate = keras.optimizers.schedules.ExponentialDecay(0.05, decay_steps=100, decay_rate=0.9)
+    rate = keras.optimizers.schedules.ExponentialDecay(0.02, decay_steps=100, decay_rate=0.9)
     model.compile(
         optimizer=keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

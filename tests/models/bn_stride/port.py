@@ -11,9 +11,9 @@ from lit_mnist.porting import ExponentialDecay, KerasBatchNorm, KerasSGD, SameCo
 
 
 class LitBnStride(L.LightningModule):
-    """Images [N, 1, 28, 28] in [0, 1] to logits [N, 10]."""
+    """Images [N, 1, 28, 28] in [-1, 1] to logits [N, 10]."""
 
-    def __init__(self, learning_rate: float = 0.05) -> None:
+    def __init__(self, learning_rate: float = 0.02) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.conv1 = self.make_conv(1, 8, stride=2)
