@@ -7,14 +7,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FORMAT = "lit_mnist.trace.files"
 ARRAYS = "lit_mnist.trace.arrays"
+FRAMEWORKS = "lit_mnist.trace.frameworks"
 COMMANDS = {"lit_mnist.train", "lit_mnist.__main__"}  # beside the port's files; they may look at `runs`, too
 ROOMS = {  # the most particular name first: (may import of this project, libraries it never loads)
     FORMAT: (("lit_mnist.errors", "lit_mnist.runs.files"), ("torch", "lightning", "tensorflow", "keras")),
+    FRAMEWORKS: ((), ("torch", "lightning", "tensorflow", "keras")),
     ARRAYS: (("lit_mnist.errors", FORMAT), ("torch", "lightning", "tensorflow", "keras")),
     "lit_mnist.runs": (("lit_mnist.errors", "lit_mnist.runs"), ("tensorflow", "keras")),
     "lit_mnist.trace": (("lit_mnist",), ("tensorflow", "keras")),
     "lit_mnist": (("lit_mnist",), ("tensorflow", "keras")),
-    "keras_ref.trace": (("keras_ref", "lit_mnist.errors", "lit_mnist.runs", FORMAT, ARRAYS), ("torch", "lightning")),
+    "keras_ref.trace": (
+        ("keras_ref", "lit_mnist.errors", "lit_mnist.runs", FORMAT, ARRAYS, FRAMEWORKS),
+        ("torch", "lightning"),
+    ),
     "keras_ref.parity": (
         ("keras_ref.parity", "lit_mnist.errors", "lit_mnist.runs", FORMAT),
         ("torch", "lightning", "tensorflow", "keras"),

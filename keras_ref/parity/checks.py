@@ -121,16 +121,18 @@ def structure(ours: Arrays, theirs: Arrays) -> Found:
         yield equal("parameters that are trained in all", ours, theirs, "all_trained")
     for name in theirs:
         if name.startswith("drop/"):
-            yield from dropped(name.removeprefix("drop/"), ours.get(name, NOTHING[[0, 0]]), theirs[name])
+            yield from dropped(name.removeprefix("drop/"), ours.get(name, NOTHING[[0, 0, 0]]), theirs[name])
     yield equal("dtype of the start weights", dtypes(ours), dtypes(theirs), "dtypes")
 
 
 def dropped(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Iterator[Comparison]:
-    """Compare what two Dropout layers make of 100,000 ones: how many are left out, and what becomes of the others."""
-    # Five standard errors of the difference of two shares of 100,000.
-    margin = 5 * np.sqrt(2 * 0.25 / 100_000)
-    yield Comparison(f"{layer}: share of inputs that it leaves out", float(abs(ours[0] - theirs[0])), float(margin))
+    """Compare what two Dropout layers make of ones: how many are left out, which, and what becomes of the others."""
+    # Five standard errors of the difference, of two shares of 100,000 and of two deviations over 500 examples.
+    margins = 5 * np.sqrt(2 * 0.25 / 100_000), 5 * np.sqrt(2 / (2 * 500))
+    yield Comparison(f"{layer}: share of inputs that it leaves out", float(abs(ours[0] - theirs[0])), float(margins[0]))
     yield Comparison(f"{layer}: what it makes of a one that stays", float(abs(ours[1] - theirs[1])), 1e-6)
+    alone = float(abs(ours[2] - theirs[2]) / max(theirs[2], 1e-9))
+    yield Comparison(f"{layer}: whether each input is drawn by itself", alone, float(margins[1]))
 
 
 def initialisation(ours: Arrays, theirs: Arrays) -> Found:

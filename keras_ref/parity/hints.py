@@ -62,6 +62,7 @@ HINTS = (
         "share of inputs that it leaves out",
         "Keras' rate and torch's p are both the share that is left out, not the share that is kept",
     ),
+    Hint("drawn by itself", "nn.Dropout leaves out single numbers; nn.Dropout2d whole channels, as SpatialDropout2D"),
     Hint("what it makes of a one that stays", "what stays is divided by 1 - rate, in training alone"),
     Hint(
         "parameters that are trained",
@@ -74,7 +75,6 @@ HINTS = (
         "at which output is taken: the last of the sequence",
         RECURRENT,
     ),
-    Hint("activations/", "look at which row is looked up, and at how the tokens are coded", ("Embedding",)),
     Hint(
         "loss",
         "look at regularisation (Keras adds l2 * sum(w^2) of the kernels named, without a half, to the loss), at the "
@@ -90,11 +90,17 @@ HINTS = (
     ),
     Hint(
         "/weights/",
-        "look at epsilon: Keras adds 1e-7 within the root, torch 1e-8 outside of it; then at rho (alpha in torch: 0.99)",
+        "look at epsilon: Keras adds 1e-7 within the root, torch 1e-8 outside of it; then at rho (alpha "
+        "in torch: 0.99)",
         ("RMSprop",),
         (8,),
     ),
-    Hint("/velocity/", "look at rho: 0.9 in Keras, 0.99 (alpha) in torch", ("RMSprop",), (8,)),
+    Hint(
+        "/velocity/|/adam_v/|/accumulator/",
+        "Keras on TensorFlow squares the gradient of each occurrence of a token by itself: KerasEmbedding does, too",
+        ("Embedding",),
+        (8,),
+    ),
 )
 
 

@@ -76,6 +76,7 @@ class SideProcess:
             line = f"{MODULES[self.side]} ended with code {self.process.exitcode}: {last_line(self.log)}"
             raise InputError(line) from error
         if isinstance(message, str):
+            self.request = None  # it waits for the next
             raise InputError(message)
         return message
 

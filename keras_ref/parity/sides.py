@@ -255,12 +255,14 @@ class Sides:
         """Send those of the requests that were not answered before, and return the answers of all.
 
         Raises:
-            InputError: if a process fails, or its answer is not that to its request. All are ended.
+            InputError: if a process fails, or its answer is not that to its request. Those at work are ended.
         """
         try:
             self._ask(requests, doing)
         except BaseException:
-            self.end()
+            for process in [one for one in self.started if one.request is not None or not one.process.is_alive()]:
+                process.end()
+                self.started.remove(process)
             raise
         return [self.answers[request.side][request] for request in requests]
 

@@ -12,8 +12,10 @@ from keras_ref.data import load_data, scale_pixels
 from keras_ref.quiet import import_keras
 from lit_mnist.errors import InputError
 from lit_mnist.trace.arrays import row_digests
-from lit_mnist.trace.files import TraceInputs, digest
+from lit_mnist.trace.files import TraceInputs, digest, dropout_examples, dropout_facts
+from lit_mnist.trace.frameworks import refuse
 
+refuse("torch", "lightning", message="the original and its data are in a process of Keras: import no torch there")
 import_keras()
 
 import keras  # noqa: E402  # quietly
@@ -34,7 +36,7 @@ def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: i
         `model`, the description of it as JSON; `layers` and `parameters`, names and numbers; `all_parameters`;
         `shape/<layer>`; `initial/<seed>/<key>`. Of the documented model what `_documented` adds; of others
         `examples/...`, what their data are, `trained/<layer>` and `all_trained`, how many numbers are trained, and
-        `drop/<layer>`, what its Dropout layers make of ones: which share they set to zero, and the value that is left.
+        `drop/<layer>`, what its Dropout layers make of ones (`dropout_facts`).
     """
     keras.backend.clear_session()  # a training in 64 bits before has left its dtype policy, which floatx leaves alone
     keras.config.set_floatx("float32")
@@ -65,8 +67,8 @@ def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: i
 
 
 def _dropped(layer: Any) -> np.ndarray:
-    ones = np.asarray(layer(np.ones((100_000, 1), "float32"), training=True))
-    return np.array([np.mean(ones == 0), ones.max()])
+    shape = dropout_examples(layer.input.shape[1:])
+    return dropout_facts(np.asarray(layer(np.ones(shape, "float32"), training=True)))
 
 
 def _documented(data_dir: str) -> dict[str, np.ndarray]:

@@ -5,8 +5,9 @@ NumPy alone; neither framework is imported here, and no model is known.
 
 import hashlib
 import io
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -154,6 +155,22 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 def dropout_mask(layer: str, rate: float, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Draw which inputs of a Dropout layer are kept at a step, the same for both sides: True with 1 - rate."""
     return np.random.default_rng([zlib.crc32(layer.encode()), step]).random(shape) >= rate
+
+
+def dropout_examples(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of ones that a Dropout layer is looked at with: 500 examples, 100,000 numbers at least."""
+    return (max(500, -(-100_000 // math.prod(shape))), *shape)
+
+
+def dropout_facts(ones: np.ndarray) -> np.ndarray:
+    """Say what a Dropout layer made of ones, [N, ...].
+
+    Returns:
+        The share that it left out; the value of what is left; and the standard deviation of the share from example to
+        example, times the root of an example's numbers: sqrt(p (1 - p)) if each number is drawn by itself.
+    """
+    out = ones.reshape(len(ones), -1) == 0
+    return np.array([out.mean(), ones.max(), out.mean(axis=1).std() * np.sqrt(out.shape[1])])
 
 
 def digest(array: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from lit_mnist.data import Batches, Order, ResumableLoader, SharedInOrder, cut
 from lit_mnist.errors import InputError
 from lit_mnist.trace.arrays import Examples
 from lit_mnist.trace.candidate import make_module
-from lit_mnist.trace.files import Arrays, TraceInputs, dropout_mask
+from lit_mnist.trace.files import Arrays, TraceInputs, dropout_examples, dropout_facts, dropout_mask
 from lit_mnist.trace.mapping import Slot, map_layers, orders, slots_of, tensor_at
 
 PREDICTED_AT_ONCE = 1_000
@@ -304,7 +304,7 @@ class MappedCandidate:
     def facts(self) -> dict[str, np.ndarray]:
         """Return `trained/<layer>`, how many of its numbers are trained, `all_trained`, and `shape/<layer>`.
 
-        And `drop/<layer>`, what a Dropout makes of ones: which share is zero, and the value that is left.
+        And `drop/<layer>`, what a Dropout makes of ones (`dropout_facts`).
         """
         arrays = {
             f"trained/{layer}": np.array(sum(p.numel() for p in module.parameters() if p.requires_grad))
@@ -316,8 +316,9 @@ class MappedCandidate:
         arrays |= {name: np.array(array.shape[1:]) for name, array in shapes.items() if "|" not in name}
         for layer, module in self.layers.items():
             if self.described[layer]["class"] == "Dropout":
-                ones = copy.deepcopy(module).train()(torch.ones(100_000, 1))
-                arrays[f"drop/{layer}"] = np.array([float((ones == 0).double().mean()), float(ones.max())])
+                ones = np.ones(dropout_examples(self.described[layer]["input_shape"]), "float32")
+                given = torch.from_numpy(np.ascontiguousarray(self.orders[layer].to_torch(ones)))
+                arrays[f"drop/{layer}"] = dropout_facts(copy.deepcopy(module).train()(given).numpy())
         return arrays
 
     def _to_keras(self, layer: str, tensor: Tensor) -> np.ndarray:

@@ -1,26 +1,24 @@
 """Run as a process of its own: what Keras makes of the cases of `porting_cases`, in float64.
 
-python keras_porting.py classes|MODEL as_it_is|unrounded OUT.npz
+python keras_porting.py as_it_is|unrounded OUT.npz
 """
 
-import importlib
+import contextlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import porting_cases as cases
-from unrounded import keep_bits
 
 from keras_ref.quiet import import_keras
 
-what, rounding, output = sys.argv[1:]
-if rounding == "unrounded":
-    keep_bits()
+rounding, output = sys.argv[1:]
 import_keras()
 
 import keras  # noqa: E402  # quietly
 import tensorflow as tf  # noqa: E402
 from keras import layers, ops  # noqa: E402
+
+from keras_ref.trace.unrounded import unrounded  # noqa: E402
 
 Arrays = dict[str, np.ndarray]
 
@@ -155,52 +153,8 @@ def losses() -> Arrays:
     }
 
 
-def train(name: str) -> Arrays:
-    """Train a model for 300 steps and record losses, learning rates, weights and what dropout keeps."""
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    data = importlib.import_module(f"models.{name}.data").load()
-    (x, y), _ = data
-    indices = cases.batches(name, len(x))
-    kept: list[tf.Variable] = []
-    dropout = tf.nn.experimental.stateless_dropout
-
-    def recorded(inputs: tf.Tensor, rate: float, seed: tf.Tensor, **others: object) -> tf.Tensor:
-        if not kept:  # TensorFlow traces this more than once
-            with tf.init_scope():
-                kept.append(tf.Variable(tf.zeros((indices.shape[1], *inputs.shape[1:]), tf.bool)))
-        kept[0].assign(dropout(tf.ones_like(inputs), rate=rate, seed=seed) > 0)
-        return dropout(inputs, rate=rate, seed=seed, **others)
-
-    tf.nn.experimental.stateless_dropout = recorded
-    keras.utils.set_random_seed(0)  # start weights, and what dropout keeps
-    model = importlib.import_module(f"models.{name}.original").build_model()
-    rng = np.random.default_rng(3)
-    for weight in model.weights:
-        if weight.name in ("bias", "beta", "moving_mean"):
-            weight.assign(weight.numpy() + rng.normal(0, 0.1, weight.shape))
-        if weight.name in ("gamma", "moving_variance"):
-            weight.assign(weight.numpy() * rng.uniform(0.5, 1.5, weight.shape))
-    arrays = {f"start/{path_of(weight)}": weight.numpy() for weight in model.weights if "seed" not in weight.name}
-    rows, masks = [], []
-    for batch in indices:
-        model.reset_metrics()
-        rate = float(model.optimizer.learning_rate)
-        rows.append([*model.train_on_batch(x[batch], y[batch]), rate])
-        masks += [np.packbits(variable.numpy().reshape(len(batch), -1), axis=1) for variable in kept]
-    arrays |= {f"end/{path_of(weight)}": weight.numpy() for weight in model.weights if "seed" not in weight.name}
-    arrays |= {"loss": np.array(rows)[:, 0], "metric": np.array(rows)[:, 1], "rate": np.array(rows)[:, -1]}
-    arrays["jit"] = np.array(model.jit_compile)
-    return arrays | ({"masks": np.stack(masks)} if masks else {})
-
-
-def path_of(weight: keras.Variable) -> str:
-    return "/".join(weight.path.split("/")[-2:])
-
-
 keras.config.set_floatx("float64")
-if what == "classes":
-    groups = (optimizers, embedding, schedules, batch_norms, padded, recurrent, initializers, losses)
+groups = (optimizers, embedding, schedules, batch_norms, padded, recurrent, initializers, losses)
+with unrounded() if rounding == "unrounded" else contextlib.nullcontext():
     results = {f"{group.__name__}/{key}": array for group in groups for key, array in group().items()}
-else:
-    results = train(what)
 np.savez(output, **results)

@@ -3,23 +3,23 @@
 python keras_rounding.py as_it_is|unrounded OUT.npz
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from porting_cases import draw
-from unrounded import keep_bits
 
 from keras_ref.quiet import import_keras
 
-if sys.argv[1] == "unrounded":
-    keep_bits()
 import_keras()
 
 import keras  # noqa: E402  # quietly
 import tensorflow as tf  # noqa: E402
 from keras import activations, layers, losses, optimizers, regularizers  # noqa: E402
+
+from keras_ref.trace.unrounded import unrounded  # noqa: E402
 
 keras.config.set_floatx("float64")
 X, P = draw(6, 4), 1 / (1 + np.exp(-draw(6, 4, seed=1)))  # any numbers, probabilities
@@ -70,4 +70,6 @@ CASES: dict[str, Callable[[], Any]] = {
     "sgd clipnorm": lambda: of_optimizer(optimizers.SGD(0.03, clipnorm=0.3)),
     "adam": lambda: of_optimizer(optimizers.Adam(0.03)),
 }
-np.savez(sys.argv[2], **{name: np.asarray(case()) for name, case in CASES.items()})
+with unrounded() if sys.argv[1] == "unrounded" else contextlib.nullcontext():
+    results = {name: np.asarray(case()) for name, case in CASES.items()}
+np.savez(sys.argv[2], **results)

@@ -89,20 +89,3 @@ def gradients(seed: int = 0) -> Iterator[np.ndarray]:
 def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [4] of a batch, and the gradient of each [4, 2], of an embedding [5, 2]."""
     return TOKENS[step % len(TOKENS)], draw(4, 2, seed=100 + step)
-
-
-# The models, and what their Keras layers are called in the port.
-MODELS: dict[str, tuple[int, dict[str, str]]] = {  # size of a batch, and names of layers
-    "mnist_convnet": (128, {"conv2d": "conv1", "conv2d_1": "conv2", "dense": "output"}),
-    "bn_stride": (32, {}),
-    "roman_lstm": (32, {"lstm_cell": "lstm"}),
-}
-# KerasAdam rounds as Keras does, the classes of `porting` do not; of RMSprop nothing is rounded.
-ROUNDINGS = {"mnist_convnet": ["as_it_is"], "bn_stride": ["unrounded"], "roman_lstm": ["as_it_is", "unrounded"]}
-MODEL_STEPS = 300
-
-
-def batches(model: str, images: int) -> np.ndarray:
-    """Indices [300, B] of the examples of each step."""
-    rng = np.random.default_rng(7)
-    return np.stack([rng.choice(images, MODELS[model][0], replace=False) for _ in range(MODEL_STEPS)])

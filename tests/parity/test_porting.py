@@ -1,4 +1,4 @@
-"""The classes of `lit_mnist.porting` and the three models' ports against Keras, in float64."""
+"""The classes of `lit_mnist.porting` against Keras, in float64."""
 
 import subprocess
 import sys
@@ -23,22 +23,22 @@ IN_TORCH = {"learning_rate": "lr", "epsilon": "eps"}
 SCRIPT = Path(__file__).with_name("keras_porting.py")
 
 
-def ask_keras(what: str, rounding: str, directory: Path) -> Arrays:
-    output = directory / f"{what}-{rounding}.npz"
-    subprocess.run([sys.executable, SCRIPT, what, rounding, output], check=True, timeout=900, capture_output=True)
+def ask_keras(rounding: str, directory: Path) -> Arrays:
+    output = directory / f"{rounding}.npz"
+    subprocess.run([sys.executable, SCRIPT, rounding, output], check=True, timeout=900, capture_output=True)
     return dict(np.load(output))
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     """Keras whose constants keep their bits."""
-    return ask_keras("classes", "unrounded", tmp_path_factory.mktemp("porting"))
+    return ask_keras("unrounded", tmp_path_factory.mktemp("porting"))
 
 
 @pytest.fixture(scope="module")
 def rounded(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     """Keras as it is."""
-    return ask_keras("classes", "as_it_is", tmp_path_factory.mktemp("porting"))
+    return ask_keras("as_it_is", tmp_path_factory.mktemp("porting"))
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,138 @@
+"""The ladder for other models than the documented one: right ports climb it, wrong ones are stopped where predicted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keras_ref.parity.hints import HINTS, hint
+from keras_ref.parity.result import Result
+from keras_ref.parity.rungs import USUAL, Verdict, climb
+from keras_ref.parity.sides import Sides
+from lit_mnist.errors import InputError
+
+MODELS = Path(__file__).parent.parent / "models"
+PITFALLS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((MODELS / "mutants.yaml").read_text())
+PORTS = {"mnist_convnet": "LitConvnet", "bn_stride": "LitBnStride", "roman_lstm": "LitRoman"}
+LAYERS = ["images", "sequences", "volumes", "joined"]
+MUTANTS = [(model, name) for model, mutants in PITFALLS.items() for name in mutants]
+FAST = ("bn_stride", "UnbiasedVariance")  # of the mutants, in plain pytest, too
+
+
+def of_model(sides: Sides, model: str, candidate: str, **changes: int | str) -> Sides:
+    names = {"reference": f"models.{model}.original:build_model", "data": f"models.{model}.data:load"}
+    return sides.of(f"models.{model}.{candidate}", **names, **changes)  # type: ignore[arg-type]
+
+
+def of_layers(sides: Sides, name: str, tmp_path: Path) -> Sides:
+    layers = tmp_path / "layers.yaml"
+    layers.write_text("block/first: inner.0\nblock/second: inner.1\n" if name == "joined" else "{}")
+    names = {"reference": f"models.layers.original:{name}", "data": f"models.layers.data:{name}"}
+    return sides.of(f"models.layers.port:{name.capitalize()}", layers=str(layers), **names)  # type: ignore[arg-type]
+
+
+def climbed(sides: Sides, rungs: list[int], dtype: Any = "float64") -> list[Verdict]:
+    verdicts = []
+    for verdict in climb(sides, rungs, dtype):
+        verdicts.append(verdict)
+        if not verdict.holds:
+            break
+    return verdicts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PORTS)
+def test_a_port_of_another_model_climbs_to_the_top(model: str, sides: Sides) -> None:
+    """Over 300 steps, in both precisions."""
+    verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=300), USUAL, "both")
+    assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
+    assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
+    assert {verdict.dtype for verdict in verdicts} == {"float64", "float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_kind_of_layer_is_mapped_and_compared(name: str, sides: Sides, tmp_path: Path) -> None:
+    verdicts = climbed(of_layers(sides, name, tmp_path), [1, 2, 4, 5, 6, 7, 8, 9, 10])
+    assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
+    assert [verdict.was_run for verdict in verdicts] == [True] * 8 + [False]  # these ports log nothing
+    assert all("does not log" in one.why for one in verdicts[-1].not_checked)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [pytest.param(*mutant, marks=[] if mutant == FAST else pytest.mark.slow) for mutant in MUTANTS],
+)
+def test_every_wrong_port_is_stopped_where_it_was_predicted(model: str, name: str, sides: Sides) -> None:
+    port = of_model(sides, model, f"mutants:{name}")
+    expected = PITFALLS[model][name]
+    rungs = [expected["rung"]] if (model, name) == FAST else USUAL
+    last = climbed(port, rungs)[-1]
+    assert not last.holds
+    assert last.rung.number == expected["rung"], last.shown
+    assert expected["named"] in last.shown.what
+    if "hint" in expected:
+        assert expected["hint"] in hint(last, port.model)
+
+
+def test_every_wrong_port_is_explained_and_every_hint_is_given_to_one() -> None:
+    for model, mutants in PITFALLS.items():
+        text = (MODELS / model / "mutants.py").read_text()
+        assert set(mutants) == {
+            line.split("(")[0].removeprefix("class ") for line in text.splitlines() if line[:6] == "class "
+        }
+    given = [mutant["hint"] for mutants in PITFALLS.values() for mutant in mutants.values() if "hint" in mutant]
+    assert not [one.text for one in HINTS if not any(words in one.text for words in given)]
+
+
+def test_a_result_raises_and_says_where() -> None:
+    result = Result((), "nothing was run")
+    assert not result.holds
+    assert result.first_divergence is None
+    with pytest.raises(AssertionError, match="nothing was run"):
+        result.raise_if_failed()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"reference": "models.layers.data:joined"}, "gives a tuple; expected a keras.Model"),
+        ({"reference": "models.layers.broken:not_compiled"}, "the model is not compiled"),
+        ({"reference": "models.layers.broken:not_built"}, "the model is not built"),
+        ({"reference": "models.layers.broken:raises"}, "ZeroDivisionError: division by zero"),
+        ({"reference": "models.layers.broken:two_inputs"}, "the model has 2 inputs; expected one"),
+        ({"reference": "models.layers.broken:draws"}, "layer noise (GaussianNoise) draws at random"),
+        ({"reference": "models.layers.broken:subclass"}, "a subclass of keras.Model"),
+        ({"reference": "models.layers.broken:bidirectional", "layers": "{}"}, "layer both is a Bidirectional"),
+        ({"reference": "models.layers.broken:torch_beside_keras"}, "import no torch there"),
+        ({"reference": "none.keras"}, "--reference none.keras: "),
+        ({"reference": "models.layers.original:no_such"}, "expected package.module:function"),
+        ({"data": "models.layers.broken:one_array"}, "returns a ndarray; expected (x, y)"),
+        ({"data": "models.layers.broken:lists"}, "holds a list"),
+        ({"data": "models.layers.broken:uneven"}, "arrays of [5, 4] examples"),
+        ({"data": "models.layers.broken:nan"}, "holds NaN"),
+        ({"data": "models.layers.broken:texts"}, "holds a <U1 (3,)"),
+        ({"candidate": "models.layers.port:Images", "layers": "{}"}, "layer shared (Dense) has no module of its name"),
+        ({"candidate": "models.layers.broken:raising_port"}, "ZeroDivisionError: division by zero"),
+        ({"candidate": "models.layers.data:joined"}, "gives a tuple; expected a LightningModule"),
+        ({"layers": "other: inner"}, "there is no layer other"),
+        ({"layers": "shared: such_module"}, "there is no module such_module"),
+        ({"layers": "[1, 2]"}, "expected lines like"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(
+    names: dict[str, str], says: str, sides: Sides, tmp_path: Path
+) -> None:
+    given = {"reference": "models.layers.original:joined", "data": "models.layers.data:joined", "layers": MAPPED}
+    given |= {"candidate": "models.layers.port:Joined"} | names
+    layers = tmp_path / "layers.yaml"
+    layers.write_text(given.pop("layers"))
+    with pytest.raises(InputError) as error:
+        climbed(sides.of(layers=str(layers), **given), [1, 2])  # type: ignore[arg-type]
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+MAPPED = "block/first: inner.0\nblock/second: inner.1\n"
