@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from lit_mnist.runs.checkpoints import Checkpoints
     from lit_mnist.runs.progress import EpochResults
 
+OF_EARLIER_RELEASES = {"--fused": False}  # settings that their checkpoints do not name
+
 
 def train(
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto",
@@ -74,6 +76,7 @@ def train(
     fast_dev_run: bool = False,
     limit_train_batches: PositiveInt | Share | None = None,
     deterministic: bool = False,
+    fused: bool = True,
     checkpoint_every_n_steps: NonNegativeInt | None = None,
     resume: str | None = None,
     timeout: Seconds = 600,
@@ -102,6 +105,7 @@ def train(
         fast_dev_run: One batch of training and one of testing, to see that all works; writes no results.
         limit_train_batches: Batches in an epoch if it is 1 or more, else the share of them; null takes all.
         deterministic: Use only operations that give the same result each time, on a GPU too.
+        fused: Compute convolution, ReLU and pooling at once on a CPU, which is faster; false leaves it to the layers.
         checkpoint_every_n_steps: Write a checkpoint after every so many steps too, not after each epoch only; 0 or null
             for none.
         resume: Resume the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from a
@@ -223,7 +227,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
     data.check_batches(world_size, flags["limit_train_batches"])
 
     names = ("batch_size", "learning_rate", "seed", "validation_images", "precision", "limit_train_batches")
-    settings = {f"--{name}": flags[name] for name in (*names, "deterministic")}
+    settings = {f"--{name}": flags[name] for name in (*names, "deterministic", "fused")}
     settings |= {"--accelerator": accelerator, "--devices": world_size}
     settings["the data set in --data_dir, sha256"] = data.sha256
     checkpoint = None
@@ -231,7 +235,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
         checkpoint = choose_checkpoint(
             resume,
             run_directory / "checkpoints",
-            lambda path: read_checkpoint(path, settings, flags["max_epochs"]),
+            lambda path: read_checkpoint(path, settings, flags["max_epochs"], OF_EARLIER_RELEASES),
             passed_over_is_said=not started_by_us(),
         )
     return Plan(flags, accelerator, devices, run_directory, data, settings, checkpoint)
@@ -253,7 +257,7 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
 
     silence_lightning()
     L.seed_everything(plan.flags["seed"], verbose=False)
-    module = LitMNIST(plan.flags["learning_rate"])
+    module = LitMNIST(plan.flags["learning_rate"], plan.flags["fused"])
     console = make_console()
     results = EpochResults(console, plan.run_directory if plan.writes else None, plan.config)
     checkpoints = Checkpoints(
