@@ -17,12 +17,14 @@ and the maximum over shifts is one over blocks of its rows. Three steps have ano
   but sums that only the rounding of the bias makes equal have another winner here, the one that is larger.
 - Of equal sums the first wins and takes the gradient, in the order (0, 0), (0, 1), (1, 0), (1, 1): as in the layers.
 
-Backwards, the gradient of a pooled pixel goes to the winner's row of the product, times its patch; the rows' 4 x 4 fields
-fold back to the kernel.
+Backwards, the gradient of a pooled pixel goes to the winner's row of the product, times its patch; the matrix that wrote
+the kernel into the fields folds them back.
 """
 
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,9 +115,9 @@ class _ConvReLUPool(Function):
         for winner, pair, left, right in ((first, of_upper, 0, 1), (third, of_lower, 2, 3)):
             torch.mul(pair, winner, out=of_sums[:, left])
             torch.sub(pair, of_sums[:, left], out=of_sums[:, right])
-        fields = torch.bmm(of_sums.flatten(1, 2), patches.transpose(1, 2)).sum(dim=0).view(len(SHIFTS), -1, 4, 4)
-        windows = [field[:, i : i + 3, j : j + 3] for (i, j), field in zip(SHIFTS, fields, strict=True)]
-        return None, torch.stack(windows).sum(dim=0).view_as(weight), gradient.sum(dim=(0, 2))
+        of_fields = torch.bmm(of_sums.flatten(1, 2), patches.transpose(1, 2)).sum(dim=0)  # [4 * C, 16]
+        of_weight = of_fields.view(len(SHIFTS), -1, 16).transpose(0, 1).flatten(1) @ _shifts(weight.dtype).T  # [C, 9]
+        return None, of_weight.view_as(weight), gradient.sum(dim=(0, 2))
 
 
 def _patches(images: Tensor) -> Tensor:
@@ -127,10 +129,20 @@ def _patches(images: Tensor) -> Tensor:
 
 def _sums(patches: Tensor, weight: Tensor) -> Tensor:
     """Compute the convolution without bias, of each patch at the four shifts: [N, 4, C, H/2 * W/2]."""
-    fields = weight.new_zeros(len(SHIFTS), len(weight), 4, 4)
-    for (i, j), field in zip(SHIFTS, fields, strict=True):
-        field[:, i : i + 3, j : j + 3] = weight[:, 0]
-    return torch.matmul(fields.view(-1, 16), patches).view(len(patches), *fields.shape[:2], patches.shape[2])
+    fields = (weight.reshape(-1, 9) @ _shifts(weight.dtype)).view(-1, len(SHIFTS), 16)  # [C, 4, 16]
+    sums = torch.matmul(fields.transpose(0, 1).reshape(-1, 16), patches)  # [N, 4 * C, H/2 * W/2]
+    return sums.view(len(patches), len(SHIFTS), len(weight), patches.shape[2])
+
+
+@cache
+def _shifts(dtype: torch.dtype) -> Tensor:
+    """Return the matrix that writes a kernel into four fields of zeros, one for each shift: [9, 4 * 16]."""
+    shifts = np.zeros((3, 3, len(SHIFTS), 4, 4))
+    for shift, (i, j) in enumerate(SHIFTS):
+        for r, s in np.ndindex(3, 3):
+            shifts[r, s, shift, i + r, j + s] = 1
+    with torch.inference_mode(False):
+        return torch.from_numpy(shifts).reshape(9, -1).to(dtype)
 
 
 def _pooled(sums: Tensor, bias: Tensor) -> Tensor:
