@@ -3,22 +3,22 @@
 A pixel of the pooled image is the largest of four outputs of the convolution, whose 3 x 3 windows lie within one 4 x 4
 patch of the image, each shifted by a row or a column:
 
-    pooled[n, c, y, x] = relu(max over shifts (i, j) of sum over (r, s) of kernel[c, r, s] * patch[n, i+r, j+s, y, x] + b)
+    pooled[n, c, y, x] = relu(max_ij sum_rs kernel[c, r, s] * patch[n, i + r, j + s, y, x] + bias[c])
 
-with i and j in {0, 1}, r and s in {0, 1, 2}, and the patches two pixels apart in the padded image. With each shift's
+with shifts i and j in {0, 1}, r and s in {0, 1, 2}, and the patches two pixels apart in the padded image. With each shift's
 kernel written into a 4 x 4 field of zeros, all sums are one product of matrices,
 
     [4 shifts x C, 16] @ [N, 16, H/2 * W/2],
 
 and the maximum over shifts is one over blocks of its rows. Three steps have another order than in the layers:
 
-- ReLU comes after the maximum. Both are monotone; and where the maximum is not above zero, no gradient passes in either.
+- ReLU comes after the maximum. Both are monotone; and where the maximum is not above zero, no gradient passes.
 - The bias comes after the maximum. Adding it is monotone, so that the values are the same to the bit for the same sums;
   but sums that only the rounding of the bias makes equal have another winner here, the one that is larger.
 - Of equal sums the first wins and takes the gradient, in the order (0, 0), (0, 1), (1, 0), (1, 1): as in the layers.
 
-Backwards, the gradient of a pooled pixel goes to the winner's row of the product, times its patch; the matrix that wrote
-the kernel into the fields folds them back.
+Backwards, the gradient of a pooled pixel goes to the winner's row of the product, times its patch; the matrix that
+wrote the kernel into the fields folds them back.
 """
 
 from functools import cache
@@ -93,7 +93,7 @@ class _ConvReLUPool(Function):
         patches = _patches(images)
         sums = _sums(patches, weight)
         pooled = _pooled(sums, bias)
-        # Who wins, as ones and zeros in place of the sums: the kernels that compare floats with floats are the fast ones.
+        # Who wins, as ones and zeros in place of the sums: those that give floats for floats are the fast kernels.
         first, second, third, fourth = sums.unbind(1)
         upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
         wins = (upper.ge_(lower), first.ge_(second), third.ge_(fourth))

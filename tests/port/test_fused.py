@@ -18,7 +18,7 @@ from lit_mnist.fused import conv_relu_pool
 # The largest difference from the layers in float64, relative to the largest element, in units of the last place of one.
 # Measured over the cases below: 12.
 ULPS = 50
-# In float32, how many times the layers' own error against float64, or a few roundings, the error may be. Measured: 0.62.
+# In float32, how many times the layers' own error against float64, or a few roundings, it may be. Measured: 0.62.
 TIMES, FEW = 2, 2**-21
 
 
@@ -193,7 +193,9 @@ def tangents(model: MNISTClassifier, x: Tensor) -> None:
 
 def dual(model: MNISTClassifier, x: Tensor) -> None:
     with torch.autograd.forward_ad.dual_level():
-        assert torch.autograd.forward_ad.unpack_dual(model(torch.autograd.forward_ad.make_dual(x, x))).tangent is not None
+        assert (
+            torch.autograd.forward_ad.unpack_dual(model(torch.autograd.forward_ad.make_dual(x, x))).tangent is not None
+        )
 
 
 def autocast(model: MNISTClassifier, x: Tensor) -> None:
