@@ -5,8 +5,8 @@ patch of the image, each shifted by a row or a column:
 
     pooled[n, c, y, x] = relu(max_ij sum_rs kernel[c, r, s] * patch[n, i + r, j + s, y, x] + bias[c])
 
-with shifts i and j in {0, 1}, r and s in {0, 1, 2}, and the patches two pixels apart in the padded image. With each shift's
-kernel written into a 4 x 4 field of zeros, all sums are one product of matrices,
+with shifts i and j in {0, 1}, r and s in {0, 1, 2}, and the patches two pixels apart in the padded image. With each
+shift's kernel written into a 4 x 4 field of zeros, all sums are one product of matrices,
 
     [4 shifts x C, 16] @ [N, 16, H/2 * W/2],
 
@@ -54,37 +54,44 @@ def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def fits(images: Tensor, conv: nn.Module, pool: nn.Module) -> bool:
     """Say whether `conv_relu_pool` may stand for two layers with ReLU between them, and nobody would miss them.
 
-    On other devices than a CPU, in 16 bits and for whoever traces, transforms or watches the layers, it may not.
+    On other devices than a CPU, in 16 bits, and for whoever traces, transforms or watches the layers, it may not.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    if not (type(conv) is nn.Conv2d and type(pool) is nn.MaxPool2d):
+    if not (type(conv) is nn.Conv2d and type(pool) is nn.MaxPool2d and _are_as_documented(conv, pool)):
         return False
-    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-    hooks += (pool._forward_hooks, pool._forward_pre_hooks, pool._backward_hooks, pool._backward_pre_hooks)
-    weight, bias = conv.weight, conv.bias
+    tensors = (images, conv.weight, conv.bias)
     return (
-        not any(hooks)
-        and not nn.modules.module._has_any_global_hook()
-        and type(images) is Tensor
-        and type(weight) is type(bias) is nn.Parameter
-        and images.device.type == weight.device.type == bias.device.type == "cpu"
-        and images.dtype == weight.dtype == bias.dtype
+        type(images) is Tensor
+        and type(conv.weight) is type(conv.bias) is nn.Parameter
+        and all(tensor.device.type == "cpu" and tensor.dtype == images.dtype for tensor in tensors)  # type: ignore[union-attr]
         and images.dtype in (torch.float32, torch.float64)
-        and not images.requires_grad
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad.unpack_dual(images).tangent is None
-        and weight.shape[1:] == (1, 3, 3)
         and images.ndim == 4
         and images.shape[1] == 1
         and images.shape[2] % 2 == images.shape[3] % 2 == 0
-        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
-        and conv.padding in ("same", (1, 1))
-        and conv.padding_mode == "zeros"
-        and (pool.kernel_size in (2, (2, 2)) and pool.stride in (2, (2, 2)) and pool.padding in (0, (0, 0)))
-        and (pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices)
+        and not _are_watched(conv, pool)
+        and not images.requires_grad
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad.unpack_dual(images).tangent is None  # type: ignore[no-untyped-call]
     )
+
+
+def _are_as_documented(conv: nn.Conv2d, pool: nn.MaxPool2d) -> bool:
+    return (
+        conv.weight.shape[1:] == (1, 3, 3)
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+        and (conv.padding, conv.padding_mode) in (("same", "zeros"), ((1, 1), "zeros"))
+        and (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (2, 2, 0, 1)
+        and not (pool.ceil_mode or pool.return_indices)
+    )
+
+
+def _are_watched(*layers: nn.Module) -> bool:
+    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        return True
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(layer, kind) for layer in layers for kind in kinds)
 
 
 class _ConvReLUPool(Function):
@@ -101,12 +108,16 @@ class _ConvReLUPool(Function):
         return pooled.view(_shape(images, bias))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         images, weight, bias, patches, pooled, upper, first, third = ctx.saved_tensors
         (gradient,) = gradients  # [N, C, H/2, W/2]
         if torch.is_grad_enabled():  # create_graph=True: somebody wants to differentiate what is returned here
             layers = F.max_pool2d(F.relu(F.conv2d(images, weight, bias, padding="same")), 2)
-            return None, *torch.autograd.grad(layers, (weight, bias), gradient, create_graph=True)
+            needed = ctx.needs_input_grad[1:]
+            wanted = [tensor for tensor, need in zip((weight, bias), needed, strict=True) if need]
+            of_wanted = iter(torch.autograd.grad(layers, wanted, gradient, create_graph=True))
+            of_weight, of_bias = (next(of_wanted) if need else None for need in needed)
+            return None, of_weight, of_bias
         # The gradient of ReLU as autograd takes it: NaN passes.
         gradient = torch.ops.aten.threshold_backward(gradient.reshape(pooled.shape), pooled, 0)  # [N, C, H/2 * W/2]
         of_sums = gradient.new_empty(len(images), len(SHIFTS), *gradient.shape[1:])  # [N, 4, C, H/2 * W/2]

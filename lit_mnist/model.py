@@ -55,7 +55,7 @@ class MNISTClassifier(nn.Module):
             x = F.relu(self.conv(images))  # [N, 6, 28, 28]
             x = self.pool(x)  # [N, 6, 14, 14]
         else:
-            x = self.fused(images, self.conv.weight, self.conv.bias)  # the same
+            x = self.fused(images, self.conv.weight, self.conv.bias)  # type: ignore[arg-type]  # the same
         x = self.flatten(x)  # [N, 1176], in the order C, H, W
         x = F.relu(self.hidden(x))  # [N, 128]
         return self.output(x)  # [N, 10]

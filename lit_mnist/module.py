@@ -51,13 +51,15 @@ class LitMNIST(L.LightningModule):
         return F.cross_entropy(logits, labels)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._shared_step(batch, self.train_averages)
+        loss, _ = self._shared_step(batch, self.train_averages)
+        return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluation_step(batch, dataloader_idx)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch, dataloader_idx)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        # What `predict_step` would return: who wants both need not go through the images twice.
+        return self._evaluation_step(batch, dataloader_idx).softmax(dim=1)  # [N, 10]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch[0] if isinstance(batch, tuple | list) else batch)  # [N, 10]
@@ -128,15 +130,16 @@ class LitMNIST(L.LightningModule):
             self.train_averages.sums = torch.stack([loss, correct, images])
             self._averaged_epoch = checkpoint["train_averages_epoch"]
 
-    def _shared_step(self, batch: Any, averages: "Averages") -> Tensor:
+    def _shared_step(self, batch: Any, averages: "Averages") -> tuple[Tensor, Tensor]:
         images, labels = prepare(batch, next(self.parameters()).dtype)
         logits = self.model(images)  # [N, 10]
         loss = self.loss(logits, labels)
         averages.update(loss.detach(), logits.detach(), labels)
-        return loss
+        return loss, logits
 
-    def _evaluation_step(self, batch: Any, loader: int) -> None:
-        self._shared_step(batch, self.evaluation_averages.setdefault(loader, Averages()))
+    def _evaluation_step(self, batch: Any, loader: int) -> Tensor:
+        _, logits = self._shared_step(batch, self.evaluation_averages.setdefault(loader, Averages()))
+        return logits
 
     def _log_epoch(self, stage: str, averages: Mapping[int, "Averages"]) -> None:
         if self.trainer.barebones:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
     from lit_mnist.module import LitMNIST
     from lit_mnist.runs.checkpoints import Checkpoints
-    from lit_mnist.runs.progress import EpochResults
+    from lit_mnist.runs.progress import EpochResults, TestOutputs
 
 OF_EARLIER_RELEASES = {"--fused": False}  # settings that their checkpoints do not name
 
@@ -191,6 +191,7 @@ class Parts:
     trainer: "L.Trainer"
     module: "LitMNIST"
     results: "EpochResults"
+    outputs: "TestOutputs"
     checkpoints: "Checkpoints"
 
 
@@ -252,7 +253,7 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
     from lit_mnist.model import INPUT_SHAPE
     from lit_mnist.module import LitMNIST
     from lit_mnist.runs.checkpoints import Checkpoints, SettledBuckets
-    from lit_mnist.runs.progress import EpochResults, ProgressBar, make_console, silence_lightning
+    from lit_mnist.runs.progress import EpochResults, ProgressBar, TestOutputs, make_console, silence_lightning
     from lit_mnist.runs.trainer import make_trainer
 
     silence_lightning()
@@ -267,13 +268,14 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
         plan.settings,
         plan.resume_line,
     )
-    callbacks: list[L.Callback] = [results, checkpoints, SettledBuckets(INPUT_SHAPE)]
+    outputs = TestOutputs()
+    callbacks: list[L.Callback] = [results, outputs, checkpoints, SettledBuckets(INPUT_SHAPE)]
     if console.is_terminal:
         callbacks.append(ProgressBar(module.train_averages.means))
     trainer = make_trainer(
         plan.flags, plan.accelerator, plan.devices, plan.run_directory, callbacks, console.is_terminal
     )
-    return Parts(trainer, module, results, checkpoints)
+    return Parts(trainer, module, results, outputs, checkpoints)
 
 
 def train_on_all_devices(plan: Plan) -> dict[str, Any]:
@@ -323,14 +325,11 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
         raise InputError(f"{checkpoint}: cannot be restored ({reason}); name another, or start a new run") from error
     train_seconds = parts.results.seconds()
     (tested,) = trainer.test(module, data, verbose=False)
-    tested_images = sum(map(len, data.test_order(0)[: int(trainer.num_test_batches[0])]))
     if not plan.writes:
         return dict(tested), np.empty((0, 10))
-    probabilities = data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
-    if len(probabilities) != tested_images:
-        raise RuntimeError(f"{tested_images} images were tested, {len(probabilities)} predicted: one limit for both")
+    probabilities = data.gather(parts.outputs.batches)
     return dict(tested) | {
-        "test_images": tested_images,
+        "test_images": len(probabilities),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "epochs": plan.flags["max_epochs"],
         "batch_size": plan.flags["batch_size"],
