@@ -128,7 +128,8 @@ class _ConvReLUPool(Function):
             torch.sub(pair, of_sums[:, left], out=of_sums[:, right])
         of_fields = torch.bmm(of_sums.flatten(1, 2), patches.transpose(1, 2)).sum(dim=0)  # [4 * C, 16]
         of_weight = of_fields.view(len(SHIFTS), -1, 16).transpose(0, 1).flatten(1) @ _shifts(weight.dtype).T  # [C, 9]
-        return None, of_weight.view_as(weight), gradient.sum(dim=(0, 2))
+        # In the strides of the weight: DDP says so where they are others, if only of a dimension of size one.
+        return None, torch.empty_like(weight).copy_(of_weight.view_as(weight)), gradient.sum(dim=(0, 2))
 
 
 def _patches(images: Tensor) -> Tensor:

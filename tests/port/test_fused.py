@@ -114,6 +114,15 @@ def test_values_are_the_same_without_gradients() -> None:
     assert torch.equal(conv_relu_pool(images("noise", 100), weight, bias), with_gradients)
 
 
+def test_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    """DDP warns of others."""
+    module = LitMNIST()
+    module.training_step((images("digits", 5), torch.arange(5)), 0).backward()
+    for parameter in (module.model.conv.weight, module.model.conv.bias):
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+
+
 def test_the_gradient_can_be_taken_twice_from_one_graph() -> None:
     weight, bias = (tensor.requires_grad_() for tensor in layers("drawn", "mixed"))
     loss = (conv_relu_pool(images("noise", 5), weight, bias) ** 2).sum()
