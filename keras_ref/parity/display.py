@@ -140,7 +140,7 @@ def conclusion(
 TRAININGS = {
     "cases": "images with edge cases",
     "saturated": "saturated probabilities",
-    "tied": "equal pixels in every pool window",
+    "tied": "ties in every window",
     "short": "short training",
     "thirds": "short training",
     "long": "the training",
