@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
@@ -149,7 +148,7 @@ class MNISTDataModule(L.LightningDataModule):
         assert isinstance(dtype, torch.dtype)
         if isinstance(batch, Tensor):  # the example_input_array of a module
             return prepare_images(batch, dtype)
-        return prepare(batch, dtype)  # [N, 1, 28, 28], [N, 10]
+        return prepare(batch, dtype, look_at_labels=False)  # [N, 1, 28, 28], [N, 10]
 
     def gather(self, predictions: Sequence[Tensor]) -> np.ndarray:
         """Put what each device predicted for its test images in their order, on every device: [I, ...].
@@ -299,12 +298,14 @@ def stratified_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def prepare(batch: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def prepare(batch: Any, dtype: torch.dtype, look_at_labels: bool = True) -> tuple[Tensor, Tensor]:
     """Turn a batch, as any loader may give it, into what the model is trained on.
 
     Args:
         batch: images as `prepare_images` takes them, and labels: classes 0 to 9, [N], or one-hot rows, [N, 10].
         dtype: of the model.
+        look_at_labels: whether they are classes 0 to 9, which waits for the device; False for those that are known to
+            be, as `read_files` has looked at its own.
 
     Returns:
         Images [N, 1, 28, 28] in [0, 1] and one-hot labels [N, 10].
@@ -324,7 +325,8 @@ def prepare(batch: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if not classes:
         return images, labels.to(dtype)
     labels = labels.long()
-    if not torch.compiler.is_compiling() and len(labels) and not 0 <= labels.min() <= labels.max() < CLASSES:
+    look_at_labels = look_at_labels and len(labels) > 0 and not torch.compiler.is_compiling()
+    if look_at_labels and not 0 <= labels.min() <= labels.max() < CLASSES:
         raise InputError(f"labels are classes {labels.min()} to {labels.max()}; expected 0 to 9")
     return images, one_hot(labels, dtype)
 
@@ -368,5 +370,8 @@ def scale_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def one_hot(labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn classes [N] into rows [N, 10] that are one at the class and zero elsewhere."""
-    return F.one_hot(labels, CLASSES).to(dtype)
+    """Turn classes [N] into rows [N, 10] that are one at the class and zero elsewhere.
+
+    `F.one_hot` would read the smallest and the largest class first, and wait for the device.
+    """
+    return (labels.unsqueeze(1) == torch.arange(CLASSES, device=labels.device)).to(dtype)

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from lit_mnist import KerasAdam, LitMNIST, MNISTClassifier, MNISTDataModule, weights
 from lit_mnist.data import Batches, Order, cut
+from lit_mnist.fused import conv_relu_pool
 
 
 class Optimizer(LitMNIST):
@@ -182,6 +183,40 @@ class BFloat16(Model):
     class stack(MNISTClassifier):  # noqa: N801
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.bfloat16().to(images.dtype))
+
+
+class Fused(LitMNIST):
+    """A port whose fast path in place of the first layers is another."""
+
+    def __init__(self, learning_rate: float = 0.001) -> None:
+        super().__init__(learning_rate)
+        self.model = MNISTClassifier(self.conv_relu_pool)
+
+    @staticmethod
+    def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        raise NotImplementedError  # each wrong port brings its own
+
+
+class ForgottenShift(Fused):
+    @staticmethod
+    def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        three = torch.tensor([[1, 1], [1, 0]], dtype=images.dtype).tile(14, 14)
+        return F.max_pool2d(F.relu(F.conv2d(images, weight, bias, padding="same")) * three, 2)
+
+
+class LastOfEquals(Fused):
+    @staticmethod
+    def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv_relu_pool(images.flip(2, 3), weight.flip(2, 3), bias).flip(2, 3)
+
+
+class GradientBeforeBias(Fused):
+    @staticmethod
+    def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        largest = F.max_pool2d(F.conv2d(images, weight, padding="same"), 2)
+        x = largest + bias.reshape(-1, 1, 1)
+        passes = x * (largest > 0)
+        return passes + (F.relu(x) - passes).detach()
 
 
 class SoftmaxTwice(LitMNIST):

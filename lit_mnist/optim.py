@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from torch.optim.adam import adam  # the public function behind torch.optim.Adam
 IN_TORCH = {"learning_rate": "lr", "beta_1": "betas", "beta_2": "betas", "epsilon": "eps"}  # by Keras' name
 OF_ALL_GROUPS = ("global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency")
 STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "average")  # tensors of a parameter's shape
+
+# The kernel that `adam` calls. To call it directly saves 0.08 ms of the 0.42 ms that a step takes; but it is private,
+# and where torch has another one, `adam` is called.
+KERNEL = (
+    "aten::_fused_adam_(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
+    "Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, "
+    "float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> ()"
+)
 
 
 class KerasAdam(torch.optim.Optimizer):
@@ -231,23 +240,27 @@ class KerasAdam(torch.optim.Optimizer):
         devices = {parameter.device for parameter in parameters}
         infinity = {device: torch.full((), math.inf, device=device if fused else "cpu") for device in devices}
         beta1, beta2 = group["betas"]
-        adam(
+        tensors_of_each = (
             parameters,
             gradients,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
             [infinity[parameter.device] for parameter in parameters],
-            foreach=False,
-            fused=fused,
-            amsgrad=group["amsgrad"],
-            beta1=beta1,
-            beta2=beta2,
-            lr=keras_alpha(group["lr"], group["t"], group["betas"], parameters[0].dtype),
-            weight_decay=0,
-            eps=group["eps"],
-            maximize=False,
         )
+        options = {
+            "amsgrad": group["amsgrad"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "lr": keras_alpha(group["lr"], group["t"], group["betas"], parameters[0].dtype),
+            "weight_decay": 0,
+            "eps": group["eps"],
+            "maximize": False,
+        }
+        if fused and len(devices) == 1 and has_kernel():
+            torch._fused_adam_(*tensors_of_each, **options)
+        else:
+            adam(*tensors_of_each, foreach=False, fused=fused, **options)
 
     def _update_averages(self, group: dict[str, Any]) -> None:
         momentum = group["ema_momentum"] if group["t"] > 1 else 0.0
@@ -281,6 +294,12 @@ class KerasAdamW(KerasAdam):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.004, **others: Any) -> None:
         super().__init__(params, lr, weight_decay=weight_decay, **others)
+
+
+@cache
+def has_kernel() -> bool:
+    """Say whether torch's fused kernel is the one that is known here."""
+    return hasattr(torch, "_fused_adam_") and str(torch.ops.aten._fused_adam_.default._schema) == KERNEL
 
 
 def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype: torch.dtype) -> float:

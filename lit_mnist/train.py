@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
     from lit_mnist.module import LitMNIST
     from lit_mnist.runs.checkpoints import Checkpoints
-    from lit_mnist.runs.progress import EpochResults
+    from lit_mnist.runs.progress import EpochResults, TestOutputs
+
+OF_EARLIER_RELEASES = {"--fused": False}  # settings that their checkpoints do not name
 
 
 def train(
@@ -74,6 +76,7 @@ def train(
     fast_dev_run: bool = False,
     limit_train_batches: PositiveInt | Share | None = None,
     deterministic: bool = False,
+    fused: bool = True,
     checkpoint_every_n_steps: NonNegativeInt | None = None,
     resume: str | None = None,
     timeout: Seconds = 600,
@@ -102,6 +105,7 @@ def train(
         fast_dev_run: One batch of training and one of testing, to see that all works; writes no results.
         limit_train_batches: Batches in an epoch if it is 1 or more, else the share of them; null takes all.
         deterministic: Use only operations that give the same result each time, on a GPU too.
+        fused: Compute convolution, ReLU and pooling at once on a CPU, which is faster; false leaves it to the layers.
         checkpoint_every_n_steps: Write a checkpoint after every so many steps too, not after each epoch only; 0 or null
             for none.
         resume: Resume the run of --output_dir and --run_name, from its last checkpoint that is whole (last) or from a
@@ -187,6 +191,7 @@ class Parts:
     trainer: "L.Trainer"
     module: "LitMNIST"
     results: "EpochResults"
+    outputs: "TestOutputs"
     checkpoints: "Checkpoints"
 
 
@@ -223,7 +228,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
     data.check_batches(world_size, flags["limit_train_batches"])
 
     names = ("batch_size", "learning_rate", "seed", "validation_images", "precision", "limit_train_batches")
-    settings = {f"--{name}": flags[name] for name in (*names, "deterministic")}
+    settings = {f"--{name}": flags[name] for name in (*names, "deterministic", "fused")}
     settings |= {"--accelerator": accelerator, "--devices": world_size}
     settings["the data set in --data_dir, sha256"] = data.sha256
     checkpoint = None
@@ -231,7 +236,7 @@ def make_plan(flags: Mapping[str, Any]) -> Plan:
         checkpoint = choose_checkpoint(
             resume,
             run_directory / "checkpoints",
-            lambda path: read_checkpoint(path, settings, flags["max_epochs"]),
+            lambda path: read_checkpoint(path, settings, flags["max_epochs"], OF_EARLIER_RELEASES),
             passed_over_is_said=not started_by_us(),
         )
     return Plan(flags, accelerator, devices, run_directory, data, settings, checkpoint)
@@ -248,12 +253,12 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
     from lit_mnist.model import INPUT_SHAPE
     from lit_mnist.module import LitMNIST
     from lit_mnist.runs.checkpoints import Checkpoints, SettledBuckets
-    from lit_mnist.runs.progress import EpochResults, ProgressBar, make_console, silence_lightning
+    from lit_mnist.runs.progress import EpochResults, ProgressBar, TestOutputs, make_console, silence_lightning
     from lit_mnist.runs.trainer import make_trainer
 
     silence_lightning()
     L.seed_everything(plan.flags["seed"], verbose=False)
-    module = LitMNIST(plan.flags["learning_rate"])
+    module = LitMNIST(plan.flags["learning_rate"], plan.flags["fused"])
     console = make_console()
     results = EpochResults(console, plan.run_directory if plan.writes else None, plan.config)
     checkpoints = Checkpoints(
@@ -263,13 +268,14 @@ def build(plan: Plan, signals: SignalHandler) -> Parts:
         plan.settings,
         plan.resume_line,
     )
-    callbacks: list[L.Callback] = [results, checkpoints, SettledBuckets(INPUT_SHAPE)]
+    outputs = TestOutputs()
+    callbacks: list[L.Callback] = [results, outputs, checkpoints, SettledBuckets(INPUT_SHAPE)]
     if console.is_terminal:
         callbacks.append(ProgressBar(module.train_averages.means))
     trainer = make_trainer(
         plan.flags, plan.accelerator, plan.devices, plan.run_directory, callbacks, console.is_terminal
     )
-    return Parts(trainer, module, results, checkpoints)
+    return Parts(trainer, module, results, outputs, checkpoints)
 
 
 def train_on_all_devices(plan: Plan) -> dict[str, Any]:
@@ -319,14 +325,11 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
         raise InputError(f"{checkpoint}: cannot be restored ({reason}); name another, or start a new run") from error
     train_seconds = parts.results.seconds()
     (tested,) = trainer.test(module, data, verbose=False)
-    tested_images = sum(map(len, data.test_order(0)[: int(trainer.num_test_batches[0])]))
     if not plan.writes:
         return dict(tested), np.empty((0, 10))
-    probabilities = data.gather(trainer.predict(module, data))  # type: ignore[arg-type]  # of one loader
-    if len(probabilities) != tested_images:
-        raise RuntimeError(f"{tested_images} images were tested, {len(probabilities)} predicted: one limit for both")
+    probabilities = data.gather(parts.outputs.batches)
     return dict(tested) | {
-        "test_images": tested_images,
+        "test_images": len(probabilities),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "epochs": plan.flags["max_epochs"],
         "batch_size": plan.flags["batch_size"],

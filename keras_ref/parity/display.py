@@ -174,6 +174,7 @@ def not_checked(verdicts: Sequence[Verdict]) -> list[str]:
 TRAININGS = {
     "cases": "images with edge cases",
     "saturated": "saturated probabilities",
+    "tied": "ties in every window",
     "short": "short training",
     "thirds": "short training",
     "long": "the training",

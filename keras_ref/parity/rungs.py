@@ -125,7 +125,7 @@ LIST = (
         checks.gradients,
         "the loss agrees, its gradient does not: look for detached tensors, scaling or noise; if it agrees at step 0, "
         "for a parameter that the optimizer does not hold, whose gradients pile up",
-        trainings=("cases", "saturated", "trained"),
+        trainings=("cases", "saturated", "tied", "trained"),
         of_training=True,
     ),
     Rung(

@@ -4,6 +4,7 @@ They have the names of the documented model's (`trainings.py`) and do for a mode
 
 - cases: single steps from the same weights, with batches of several sizes, one example alone and one that comes twice;
 - saturated: the same with kernels three times as large;
+- tied: the same with kernels of convolutions that are zero, so that all elements of a pool window are equal;
 - short: 18 steps in 3 epochs with a short last batch, recorded step by step;
 - thirds: as short; sizes of both divide among two, three and four devices where there are examples enough;
 - long: the training, in batches of the size asked for.
@@ -16,8 +17,6 @@ import numpy as np
 from keras_ref.trace.trainings import KEPT_STEPS, cut
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import TraceInputs
-
-NAMES = ("cases", "saturated", "short", "thirds", "long")
 
 
 def plan(
@@ -43,7 +42,9 @@ def plan(
     start = unsettled(rng, weights, dtype)
     none = np.array([], dtype=np.int64)
     common: dict[str, Any] = {"run_id": "", "dtype": dtype, "learning_rate": None}
-    if name in ("cases", "saturated"):
+    if name in ("cases", "saturated", "tied"):
+        if name == "tied":
+            start = {key: array * 0 if array.ndim > 2 else array for key, array in start.items()}
         if name == "saturated":
             start = {key: array * 3 if array.ndim > 1 else array for key, array in start.items()}
         size = min(batch_size, examples)

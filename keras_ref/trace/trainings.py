@@ -2,6 +2,8 @@
 
 - cases: images that are not ordinary (all zero, pool ties, noise, one alone, a short batch), learning rate zero;
 - saturated: the same with an output kernel so large that probabilities round to zero and one;
+- tied: the same with a convolution that gives its bias everywhere: all pixels of a pool window are equal, not so what
+  the kernel saw of the image, and the gradient tells which of them was chosen;
 - short: 18 steps in 3 epochs with a short last batch, for single steps of the optimizer (the last of an epoch and the
   first of the next among them) and for the history;
 - thirds: as short, with batches that divide among three devices;
@@ -46,9 +48,12 @@ def training(
         raise InputError(f"--steps {steps}: expected at most {STEPS_PER_EPOCH}, or whole epochs of as many")
     rng = np.random.default_rng([seed, 1])
     weights = glorot_uniform(rng, dtype, shapes)
-    if name in ("cases", "saturated"):
+    if name in ("cases", "saturated", "tied"):
         if name == "saturated":
             weights["output/kernel"] *= 100
+        if name == "tied":
+            weights["conv/kernel"] *= 0
+            weights["conv/bias"] += [1, 0.5, 0.25, 0, -1, 2]
         batches = write_cases(directory, data_dir)
         every = np.arange(len(batches))
         return TraceInputs("", dtype, weights, batches, 0.0, len(batches), every, str(directory), False)

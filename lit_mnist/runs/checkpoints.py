@@ -164,7 +164,9 @@ def choose_checkpoint(
     return None
 
 
-def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) -> int:
+def read_checkpoint(
+    path: Path, settings: Mapping[str, Any], max_epochs: int, unnamed: Mapping[str, Any] | None = None
+) -> int:
     """Return the step of a checkpoint of a training with these settings, after a look at what can be compared.
 
     Nothing in it is run: it is loaded as weights only.
@@ -173,6 +175,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) ->
         path: of the file.
         settings: of the training, by what decides each.
         max_epochs: of the resumed training.
+        unnamed: what settings were before checkpoints named them.
 
     Raises:
         UnusableCheckpointError: if it is torn, too large, of other versions, or not of such a training.
@@ -184,7 +187,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any], max_epochs: int) ->
     except Exception as error:  # a fault in the file shows as one of a dozen exceptions; it is refused
         raise UnusableCheckpointError(f"{path}: not a whole checkpoint ({_first_line(error)})") from error
     try:
-        theirs = checkpoint["callbacks"]["Checkpoints"]["settings"]
+        theirs = {**(unnamed or {}), **checkpoint["callbacks"]["Checkpoints"]["settings"]}
         checkpoint["callbacks"]["EpochResults"]  # without them, the epochs so far would be lost
         if theirs.keys() != settings.keys():
             raise ValueError("its settings have other names")

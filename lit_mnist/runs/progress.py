@@ -98,6 +98,31 @@ class EpochResults(Checkpoint):
         return "  ".join(parts)
 
 
+class TestOutputs(L.Callback):
+    """Keep what `test_step` returns, one batch after the other.
+
+    Attributes:
+        batches: of this device, of the last test.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[torch.Tensor] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.batches.clear()
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.batches.append(outputs)
+
+
 class EpochColumn(ProgressColumn):
     """The number of the epoch, from 1, as Keras counts."""
 
@@ -134,7 +159,7 @@ class ProgressBar(RichProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, visible=False)
-        self.disable()  # testing and predicting take a second
+        self.disable()  # testing takes a second
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         return dict(self.averages())

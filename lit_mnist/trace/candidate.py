@@ -152,9 +152,10 @@ class Candidate:
             for name, layer in self.layers.items()
         ]
         with torch.no_grad():
-            probabilities = self.module(images)
-        for hook in hooks:
-            hook.remove()
+            self.module(images)
+            for hook in hooks:
+                hook.remove()
+            probabilities = self.module(images)  # as when nobody watches: some take a shorter way then
         shown = {name: F.relu(tensor) for name, tensor in seen.items()} | {"output": probabilities}
         return {f"{prefix}/{name}": self.activation_to_keras(tensor) for name, tensor in shown.items()}
 

@@ -50,7 +50,7 @@ def largest(trace: Arrays, expected: Arrays) -> float:
     return max(largest_difference(trace[name], expected[name])[0] for name in names)
 
 
-@pytest.mark.parametrize("training", ["short", "cases", "saturated"])
+@pytest.mark.parametrize("training", ["short", "cases", "saturated", "tied"])
 @pytest.mark.parametrize("side", [0, 1], ids=["ours", "theirs"])
 def test_each_side_computes_what_the_definitions_say(side: int, training: str, sides: Sides) -> None:
     trace = sides.trace(training, "float64")[side]

@@ -111,6 +111,9 @@ def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
     trainer.strategy.connect(LitMNIST(learning_rate=0.5))
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"] == {"learning_rate": 0.5}
+    assert saved["hyper_parameters"] == {"learning_rate": 0.5, "fused": True}
     loaded = LitMNIST.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert loaded.configure_optimizers().param_groups[0]["lr"] == 0.5
+    del saved["hyper_parameters"]["fused"]  # as of a release that had none
+    torch.save(saved, tmp_path / "earlier.ckpt")
+    assert LitMNIST.load_from_checkpoint(tmp_path / "earlier.ckpt", weights_only=True).hparams["fused"]

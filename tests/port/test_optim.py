@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from reference import NumPyAdam, alpha, denominator
+from torch.optim.adam import adam
 
 from lit_mnist import KerasAdam, KerasAdamW
+from lit_mnist.optim import has_kernel
 
 STEPS = 200
 # The largest error allowed after 200 steps, in units of the last place of the largest weight. Measured: 2.0 in float32
@@ -135,6 +137,50 @@ def test_a_refused_state_changes_nothing() -> None:
     w.grad = torch.ones_like(w)
     optimizer.step()
     assert optimizer.param_groups[0]["t"] == 1
+
+
+def test_torchs_private_kernel_is_the_one_that_is_called() -> None:
+    """If this fails, torch has changed it: the public function is called meanwhile, and a step takes longer."""
+    assert has_kernel()
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_with_and_without_the_private_kernel_it_is_the_same_to_the_bit(
+    dtype: torch.dtype, amsgrad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct, public = start(dtype), start(dtype)
+    calls = []
+    monkeypatch.setattr("lit_mnist.optim.adam", lambda *tensors, **options: calls.append(adam(*tensors, **options)))
+    for known, w in ((True, direct), (False, public)):
+        monkeypatch.setattr("lit_mnist.optim.has_kernel", lambda known=known: known)
+        optimizer = KerasAdam([w], amsgrad=amsgrad)
+        for g in gradients(dtype, steps=5):
+            w.grad = g
+            optimizer.step()
+    assert torch.equal(direct, public)
+    assert len(calls) == 5
+
+
+def test_a_parameter_that_is_replaced_or_moved_is_updated_as_it_then_is() -> None:
+    """Nothing of one step is kept for the next: no list, no layout, no precision."""
+    w = start(torch.float32)
+    optimizer = KerasAdam([w])
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    w.data = w.data.double()
+    for name in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[w][name] = optimizer.state[w][name].double()
+    w.grad = torch.ones_like(w)
+    before = w.detach().clone()
+    optimizer.step()
+    assert w.dtype == torch.float64
+    assert (w < before).all()
+    other = start(torch.float32)
+    optimizer.param_groups[0]["params"][0] = other
+    other.grad, before = torch.ones_like(other), other.detach().clone()
+    optimizer.step()
+    assert (other < before).all()
 
 
 def test_without_any_gradient_no_step_is_taken() -> None:

@@ -306,6 +306,7 @@ def test_a_run_killed_24_times_ends_as_one_never_interrupted(seed: int, flags: F
         ("precision", "64-true", "--precision 32-true, now 64-true"),
         ("limit_train_batches", 13, "--limit_train_batches 12, now 13"),
         ("deterministic", True, "--deterministic False, now True"),
+        ("fused", False, "--fused True, now False"),
         ("devices", 2, "--devices 1, now 2"),
         ("max_epochs", 1, "--max_epochs 1: "),
     ],
@@ -315,6 +316,18 @@ def test_other_settings_are_refused(flag: str, value: Any, named: str, flags: Fl
     with pytest.raises(InputError, match=re.escape(named)):
         train(**flags | {flag: value}, **resume)
     assert last_step(Path(resume["output_dir"], "run")) == 20
+
+
+def test_a_run_of_a_release_without_the_fast_path_is_resumed_without_it(flags: Flags, cut: Any) -> None:
+    resume = cut(35)
+    path = Path(resume["output_dir"], "run", "checkpoints", "step=00035.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["callbacks"]["Checkpoints"]["settings"]["--fused"]
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="--fused False, now True"):
+        train(**flags, **resume)
+    train(**flags, **resume, fused=False)
+    assert last_step(Path(resume["output_dir"], "run")) == 3 * STEPS
 
 
 def test_another_data_set_is_refused(flags: Flags, cut: Any, tmp_path: Path) -> None:
