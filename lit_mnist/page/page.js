@@ -48,7 +48,7 @@ function load(example) {
 function seen() {
   if (drawing.example && !drawing.strokes.length) return drawing.example;
   inkOf.clearRect(0, 0, SHEET, SHEET);
-  paint(inkOf, 1, "#000");
+  paint(inkOf, 1, "#000000");
   const { data } = inkOf.getImageData(0, 0, SHEET, SHEET);
   return normalise(Float64Array.from({ length: SHEET * SHEET }, (_, i) => data[4 * i + 3] / 255), SHEET, SHEET);
 }
@@ -64,15 +64,16 @@ function paint(context, scale, colour) {
   }
 }
 
-// Values [height x width] as a colour that covers the more, the nearer they are to the most.
+// Values [height x width] as a colour (#rrggbb) that covers the more, the nearer they are to the most.
 function picture(values, height, width, most, colour, canvas = document.createElement("canvas")) {
   Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d");
-  context.fillStyle = colour;
-  context.fillRect(0, 0, width, height);
-  const image = context.getImageData(0, 0, width, height);
-  for (let i = 0; i < width * height; i++) image.data[4 * i + 3] = most > 0 ? Math.round((255 * Math.max(0, values[i])) / most) : 0;
-  context.putImageData(image, 0, 0);
+  const image = new ImageData(width, height);
+  const rgb = [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
+  for (let i = 0; i < width * height; i++) {
+    const cover = most > 0 ? Math.round((255 * Math.max(0, values[i])) / most) : 0;
+    image.data.set([...rgb, cover], 4 * i);
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
 
@@ -85,7 +86,7 @@ function channel(values, index, count) {
 }
 
 function share(probability) {
-  return probability > 0.9995 ? "> 99.9 %" : `${(100 * probability).toFixed(1)} %`;
+  return probability > 0.9995 ? ">\u202f99.9\u202f%" : `${(100 * probability).toFixed(1)}\u202f%`;
 }
 
 // Show the drawing and what the network makes of it; say it, too, once a stroke is finished.
@@ -104,7 +105,6 @@ function update(say) {
   }
 
   const image = seen();
-  document.getElementById("hint").hidden = Boolean(image);
   document.getElementById("hint").style.display = image ? "none" : "";
   const layers = forward(image ?? new Uint8Array(SIDE * SIDE));
   const blank = (values) => (image ? values : values.map(() => 0));
@@ -113,7 +113,7 @@ function update(say) {
   const second = [...layers.probabilities.keys()].sort((a, b) => layers.probabilities[b] - layers.probabilities[a])[1];
   const words = image
     ? `${share(layers.probabilities[best])} sure. Next: ${second}, ${share(layers.probabilities[second])}.`
-    : "Nothing yet.";
+    : "Nothing yet";
   document.getElementById("digit").textContent = image ? best : "?";
   document.getElementById("words").textContent = words;
   document.querySelectorAll("#bars li").forEach((bar, k) => {
