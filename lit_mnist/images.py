@@ -28,7 +28,9 @@ LARGEST_PICTURE = 80_000_000  # pixels, which are looked at before any is unpack
 LARGEST_SIDE = 320  # pixels, to which larger pictures are shrunk before the digit is looked for
 WIDEST_STROKES = (0.08, 0.15, 0.25, 0.4)  # of the shorter side of a picture: what is wider belongs to the sheet
 SMALLEST_WINDOW = 7  # pixels, that can tell strokes from the sheet
-LEAST_CONTRAST, LEAST_CONTRAST_TO_NOISE = 0.05, 3.0  # of ink and sheet; less is an empty sheet
+LEAST_CONTRAST = 0.05  # of ink and sheet; less is an empty sheet
+LEAST_CONTRAST_TO_NOISE = 4.0  # noise alone has at most 3.5 (uniform; Gaussian 2.8), digits of UCI at least 4.9
+LEAST_SHARE = 0.1  # of all that stands out: of noise, no piece has it
 FULL = 0.75  # quantile of the ink of a digit that counts as full: of a soft line, only the middle is
 LEAST_PIECE = 0.03  # of the ink of the largest piece of a digit; less is a speck
 EDGE = 0.1  # of full ink: where a digit begins, whose edges may be soft
@@ -119,9 +121,8 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     grey = _shrink(grey)
     low, high = min(grey.min(), 0), max(grey.max(), 0)
     grey = (grey - low) / (high - low or 1)
-    for share in WIDEST_STROKES:
-        size = math.ceil(share * min(grey.shape)) // 2 * 2 + 1
-        ink = _contrast(grey, size)
+    sizes = [math.ceil(share * min(grey.shape)) // 2 * 2 + 1 for share in WIDEST_STROKES]
+    for size, ink in zip(sizes, _contrasts(grey, sizes), strict=True):
         marked = ink > _otsu(ink)
         if not marked.any() or marked.all():
             continue
@@ -131,10 +132,10 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     if not marked.any() or marked.all():
         raise InputError("nothing to be seen; expected a picture of one digit")
     sheet = ink[~marked]
-    middle = np.median(sheet)
-    noise = 1.5 * np.median(np.abs(sheet - middle))  # a standard deviation, if it is Gaussian
+    middle, noise = _middle(sheet)
     full = np.quantile(ink[digit], FULL)
-    if ink[digit].mean() - sheet.mean() < LEAST_CONTRAST_TO_NOISE * sheet.std() or full - middle < LEAST_CONTRAST:
+    clear = ink[digit].mean() - sheet.mean() >= LEAST_CONTRAST_TO_NOISE * sheet.std() and full - middle >= LEAST_CONTRAST
+    if not clear or ink[digit].sum() < LEAST_SHARE * ink[marked].sum():
         raise InputError("nothing stands out; expected a picture of one digit, dark on light or light on dark")
     floor = middle + 3 * noise
     ink = np.clip((ink - floor) / (full - floor), 0, 1)
@@ -194,15 +195,31 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float64)
 
 
-def _contrast(grey: np.ndarray, size: int) -> np.ndarray:
-    """Return how far each pixel in [0, 1] is from the sheet around it, as a share of the brightness of the sheet.
+def _contrasts(grey: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Return how far each pixel in [0, 1] is from the sheet around it, as a share of its brightness, by size of stroke.
 
-    For light ink the same is done to the negative. Whichever finds more is right.
+    For light ink the same is done to the negative. Dark ink leaves much more in the one than in the other once the size
+    is that of its strokes, light ink the other way round. At larger sizes shadows and gaps between the digit and the
+    border join in; so the first clear size decides which it is.
     """
-    darker, lighter = _closed(grey, size) - grey, _closed(1 - grey, size) - (1 - grey)
-    if darker.sum() < lighter.sum():
+    darker = [_closed(grey, size) - grey for size in sizes]
+    lighter = [_closed(1 - grey, size) - (1 - grey) for size in sizes]
+    votes = [_beyond_noise(dark) / max(_beyond_noise(light), 1e-9) for dark, light in zip(darker, lighter, strict=True)]
+    clear = [vote for vote in votes if not 0.5 < vote < 2]
+    if (clear or votes)[0] < 1:
         grey, darker = 1 - grey, lighter
-    return darker / np.maximum(grey + darker, 1e-9)
+    return [ink / np.maximum(grey + ink, 1e-9) for ink in darker]
+
+
+def _beyond_noise(x: np.ndarray) -> float:
+    middle, noise = _middle(x)
+    return float(np.maximum(0, x - middle - 3 * noise).sum())
+
+
+def _middle(x: np.ndarray) -> tuple[float, float]:
+    """Return the median and, robustly, the standard deviation."""
+    middle = np.median(x)
+    return float(middle), 1.5 * float(np.median(np.abs(x - middle)))
 
 
 def _eroded(mask: np.ndarray, size: float) -> np.ndarray:
