@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import run
@@ -18,7 +18,6 @@ from lit_mnist.runs.directory import find_checkpoint
 from lit_mnist.runs.files import check_output, write_file
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from lit_mnist.load import Trained
@@ -50,8 +49,9 @@ def export(
     """
     if images == "uint8" and format not in ("onnx", "torch_export"):
         raise InputError(f"--images uint8: {format} has no images of its own; leave it out")
-    if format == "keras" and not output.endswith(".keras"):
-        raise InputError(f"--output {output}: Keras wants a name that ends with .keras")
+    for runtime, ending in (("keras", ".keras"), ("torch_export", ".pt2")):
+        if format == runtime and not output.endswith(ending):
+            raise InputError(f"--output {output}: {runtime} wants a name that ends with {ending}")
     path = find_checkpoint(ckpt_path)
     check_output(Path(output))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lit_mnist.errors import InputError
@@ -81,7 +81,7 @@ def read_picture(path: Path) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # whatever the decoders come upon in a torn or forged file, the file is what is wrong
-        reason = "no image" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())[:200]
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:200]
         expected = "expected a PNG, JPEG, GIF, BMP, TIFF or WebP file"
         raise InputError(f"{path}: {reason or type(error).__name__}; {expected}") from error
 
@@ -134,7 +134,9 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     sheet = ink[~marked]
     middle, noise = _middle(sheet)
     full = np.quantile(ink[digit], FULL)
-    clear = ink[digit].mean() - sheet.mean() >= LEAST_CONTRAST_TO_NOISE * sheet.std() and full - middle >= LEAST_CONTRAST
+    clear = (
+        ink[digit].mean() - sheet.mean() >= LEAST_CONTRAST_TO_NOISE * sheet.std() and full - middle >= LEAST_CONTRAST
+    )
     if not clear or ink[digit].sum() < LEAST_SHARE * ink[marked].sum():
         raise InputError("nothing stands out; expected a picture of one digit, dark on light or light on dark")
     floor = middle + 3 * noise

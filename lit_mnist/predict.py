@@ -18,9 +18,7 @@ BATCH_SIZE = 1000  # images of a file at a time, where it holds many
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")  # that are looked for in a folder
 
 
-def predict(
-    images: list[str], ckpt_path: str | None = None, json: bool = False, plot: str | None = None
-) -> int:
+def predict(images: list[str], ckpt_path: str | None = None, json: bool = False, plot: str | None = None) -> int:
     """Say which digit each picture shows, how probable the model finds it, and what comes next.
 
     IMAGES are image files (PNG, JPEG, GIF, BMP, TIFF, WebP), files of MNIST's format (idx3-ubyte, packed or not), and

