@@ -1,4 +1,4 @@
-"""python -m lit_mnist.export: hand a trained model to somebody, in the format of their runtime or as a page to draw on."""
+"""python -m lit_mnist.export: hand a trained model to somebody, for their runtime or as a page to draw on."""
 
 import io
 import json
@@ -26,7 +26,7 @@ KERAS_SECONDS = 300  # for a process that imports TensorFlow on a busy machine
 
 
 def export(
-    format: Literal["onnx", "safetensors", "torch_export", "keras", "html"],
+    format: Literal["onnx", "safetensors", "torch_export", "keras", "html"],  # noqa: A002  # what the flag is called
     output: str,
     ckpt_path: str | None = None,
     images: Literal["float32", "uint8"] = "float32",

@@ -263,7 +263,7 @@ def _otsu(x: np.ndarray) -> float:
 
 
 def _digit(marked: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Return of the marked pixels [H, W] those of the digit: the largest piece, and what is near enough to belong to it.
+    """Return of the marked pixels [H, W] those of the digit: the largest piece, and what is near enough to it.
 
     What runs into the border is the edge of the sheet rather than the digit, unless it is much larger.
     """
