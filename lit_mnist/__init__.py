@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
+    from lit_mnist.images import preprocess
     from lit_mnist.keras_files import read_keras_file
+    from lit_mnist.load import load_model
     from lit_mnist.model import MNISTClassifier
     from lit_mnist.module import LitMNIST
     from lit_mnist.optim import KerasAdam, KerasAdamW
@@ -24,6 +26,8 @@ __all__ = [
     "MNISTClassifier",
     "MNISTDataModule",
     "__version__",
+    "load_model",
+    "preprocess",
     "read_keras_file",
 ]
 
@@ -33,6 +37,8 @@ _HOME = {
     "LitMNIST": "module",
     "MNISTClassifier": "model",
     "MNISTDataModule": "data",
+    "load_model": "load",
+    "preprocess": "images",
     "read_keras_file": "keras_files",
 }
 

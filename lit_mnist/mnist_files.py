@@ -58,7 +58,7 @@ def read_files(data_dir: str | Path, verify: bool = True) -> MNISTFiles:
     for name, md5 in MD5.items():
         path = _find(Path(data_dir) / "MNIST" / "raw" / name, verify)
         content = _unpack(path)
-        files_read.append((path, _parse(path, content)))
+        files_read.append((path, _parse(path, content, images="images" in name)))
         if verify and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
             raise InputError(f"{path}: md5 of the content is {found}, MNIST's is {md5}; delete the file, {OTHER_DATA}")
         digest.update(content)
@@ -91,9 +91,18 @@ def _unpack(path: Path) -> bytes:
     return content
 
 
-def _parse(path: Path, content: bytes) -> Tensor:
+def read_images(path: Path) -> Tensor:
+    """Read the images of one IDX file, packed (.gz) or not: bytes, [I, H, W].
+
+    Raises:
+        InputError: if it cannot be read or is no such file.
+    """
+    return _parse(path, _unpack(path), images=True)
+
+
+def _parse(path: Path, content: bytes, images: bool) -> Tensor:
     """Return the bytes of an IDX file: a magic number, the lengths of the dimensions, the data, all big-endian."""
-    magic, dimensions = (2051, 3) if "images" in path.name else (2049, 1)
+    magic, dimensions = (2051, 3) if images else (2049, 1)
     start = 4 + 4 * dimensions
     if len(content) < start:
         raise InputError(f"{path}: holds {len(content)} bytes, too few for an IDX header; delete or replace it")

@@ -72,7 +72,7 @@ def train(
     validation_images: NonNegativeInt = 0,
     output_dir: str = "runs",
     run_name: str | None = None,
-    logger: Literal["csv", "tensorboard"] = "csv",
+    logger: Literal["csv", "tensorboard", "mlflow", "wandb", "none"] = "csv",
     fast_dev_run: bool = False,
     limit_train_batches: PositiveInt | Share | None = None,
     deterministic: bool = False,
@@ -101,7 +101,9 @@ def train(
         validation_images: How many training images to hold out and to evaluate after each epoch.
         output_dir: Where the directory of the run is made.
         run_name: Name of that directory; by default made of the date and time.
-        logger: csv writes metrics.csv; tensorboard writes event files as well.
+        logger: Who is told of loss and accuracy beside metrics.csv, which every run has. tensorboard writes event
+            files; mlflow and wandb go where their own settings say (MLFLOW_TRACKING_URI, WANDB_MODE=offline); csv and
+            none tell nobody.
         fast_dev_run: One batch of training and one of testing, to see that all works; writes no results.
         limit_train_batches: Batches in an epoch if it is 1 or more, else the share of them; null takes all.
         deterministic: Use only operations that give the same result each time, on a GPU too.

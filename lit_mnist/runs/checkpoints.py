@@ -181,11 +181,7 @@ def read_checkpoint(
         UnusableCheckpointError: if it is torn, too large, of other versions, or not of such a training.
         InputError: if it is of one with other settings.
     """
-    try:
-        _check_sums(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a fault in the file shows as one of a dozen exceptions; it is refused
-        raise UnusableCheckpointError(f"{path}: not a whole checkpoint ({_first_line(error)})") from error
+    checkpoint = load_checkpoint(path)
     try:
         theirs = {**(unnamed or {}), **checkpoint["callbacks"]["Checkpoints"]["settings"]}
         checkpoint["callbacks"]["EpochResults"]  # without them, the epochs so far would be lost
@@ -209,12 +205,39 @@ def read_checkpoint(
     return step
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, after a look at its check sums; as weights only, so that nothing in it is run.
+
+    Raises:
+        UnusableCheckpointError: if it is torn, too large, or no checkpoint.
+    """
+    try:
+        _check_sums(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict):
+            raise ValueError(f"it holds a {type(checkpoint).__name__}")
+    except Exception as error:  # a fault in the file shows as one of a dozen exceptions; it is refused
+        raise UnusableCheckpointError(f"{path}: not a whole checkpoint ({_first_line(error)})") from error
+    return checkpoint
+
+
+def read_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the training that wrote a checkpoint, by what decides each; none of Lightning's own."""
+    try:
+        settings = checkpoint["callbacks"]["Checkpoints"]["settings"]
+        return {str(name): value for name, value in settings.items()}
+    except (KeyError, TypeError, AttributeError):  # written by another Trainer than that of the command
+        return {}
+
+
 def _check_sums(path: Path) -> None:
     if not path.is_file():
         raise ValueError("not a file")
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path.stat().st_size:,} bytes")
     with zipfile.ZipFile(path) as archive:
+        if (unpacked := sum(member.file_size for member in archive.infolist())) > LARGEST_FILE:
+            raise ValueError(f"{unpacked:,} bytes when unpacked")
         if (name := archive.testzip()) is not None:
             raise ValueError(f"the check sum of {name[:80]!r} differs")
 

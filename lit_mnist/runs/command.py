@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +74,9 @@ SYNONYMS = {
     "batch": "batch_size",
     "ckpt_path": "resume",
     "ckpt": "resume",
+    "checkpoint": "ckpt_path",
+    "out": "output",
+    "file": "output",
     "name": "run_name",
     "model": "candidate",
 }
@@ -110,7 +114,12 @@ class OneLineErrorParser(ArgumentParser):
             self.error(f"{type(error).__name__}: {error}", error)
 
 
-def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exception], bool] = lambda _: False) -> None:
+def run(
+    function: Callable[..., Any],
+    prog: str,
+    tell_parent: Callable[[Exception], bool] = lambda _: False,
+    positional: str | None = None,
+) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
     SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
@@ -119,6 +128,7 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
         function: its signature gives the flags and their defaults, its docstring the help.
         prog: how the command is called, as in "python -m lit_mnist.train".
         tell_parent: is given what goes wrong; returns whether somebody else tells the user.
+        positional: name of the argument, a list of texts, that takes the words which belong to no flag.
     """
     _ignore_environment()
     atexit.register(_leave_process_group)
@@ -130,9 +140,9 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
         try:
             result = auto_cli(
                 _with_plain_values(function),
-                args=list(arguments(sys.argv[1:], types)),
+                args=list(arguments(sys.argv[1:], types, positional)),
                 prog=prog,
-                usage="%(prog)s [--flag value ...]",
+                usage="%(prog)s " + (f"{positional.upper()} ... " if positional else "") + "[--flag value ...]",
                 description=description,
                 as_positional=False,
                 allow_abbrev=False,
@@ -154,7 +164,7 @@ def run(function: Callable[..., Any], prog: str, tell_parent: Callable[[Exceptio
         sys.exit(result)
 
 
-def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
+def arguments(words: list[str], types: Mapping[str, Any], positional: str | None = None) -> Iterator[str]:
     """Return the words of a command line as jsonargparse takes them: `--flag=value` or, of its own flags, `--flag`.
 
     Dashes within a flag stand for underscores, and a switch without a value for true.
@@ -162,15 +172,23 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
     Args:
         words: of the command line.
         types: of the flags, by name.
+        positional: of the flag that takes the words which belong to none; -- makes all that follow such words.
 
     Raises:
         InputError: names the first flag that there is not, or whose value is not one of its type.
     """
     waiting = list(words)
+    collected: list[str] = []
     while waiting:
         word = waiting.pop(0)
         if word == "-h":
             word = "--help"
+        if positional and word == "--":
+            collected += waiting
+            break
+        if positional and not word.startswith("--"):
+            collected.append(word)
+            continue
         if not word.startswith("--"):
             raise InputError(f"{word}: expected a flag, which begins with --; --help lists all flags")
         name, equals, value = word.removeprefix("--").partition("=")
@@ -179,7 +197,8 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
             yield f"--{name}{equals}{value}"
             continue
         _check_name(name, types)
-        if not equals and waiting and not waiting[0].startswith("--"):
+        bare_switch = positional is not None and types.get(name) is bool and waiting[:1] not in (["true"], ["false"])
+        if not equals and waiting and not waiting[0].startswith("--") and not bare_switch:
             value = waiting.pop(0)
         elif not equals and types.get(name) is bool:
             value = "true"
@@ -191,6 +210,8 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
         elif not _fits(types[name], f"--x={value}"):
             raise InputError(f"--{name} {_short(value)}: expected {in_words(types[name])}")
         yield f"--{name}={value}"
+    if collected:
+        yield f"--{positional}={json.dumps(collected)}"
 
 
 def in_words(annotation: Any) -> str:
@@ -273,7 +294,8 @@ def _with_plain_values(function: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in flags.items():
             if value is None and type(None) not in get_args(types[name]):
                 raise InputError(f"--{name} null: expected a value; leave it out for the default")
-            if isinstance(value, str) and not _is_text(value):
+            texts = value if isinstance(value, list) else [value]
+            if not all(_is_text(text) for text in texts if isinstance(text, str)):
                 raise InputError(f"--{name} {value!r}: expected a text in UTF-8, without NUL")
         return function(**{name: _plain(value) for name, value in flags.items()})
 

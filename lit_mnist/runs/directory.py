@@ -115,6 +115,55 @@ def reopen_run_directory(run_directory: Path, config: Mapping[str, Any]) -> None
     write_file(run_directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
 
+def find_checkpoint(ckpt_path: str | Path | None, output_dir: str | Path = "runs") -> Path:
+    """Return the file that `--ckpt_path` means: itself, or the newest checkpoint of a run.
+
+    Args:
+        ckpt_path: a file; or a run directory, or its `checkpoints`; None takes the newest run below `output_dir`.
+        output_dir: directory of all runs.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if ckpt_path is None:
+        newest = [path for run in _listed(Path(output_dir)) if (path := _newest_checkpoint(run))]
+        if not newest:
+            raise InputError(
+                f"no trained model below {output_dir}/; train one (python -m lit_mnist.train), or name one "
+                "(--ckpt_path: a checkpoint, a run directory or a file of Keras)"
+            )
+        return max(newest, key=lambda path: path.stat().st_mtime)
+    path = Path(ckpt_path)
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; give a checkpoint, a run directory or a file of Keras")
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path}: {error.strerror}; give a checkpoint, a run directory or a file of Keras") from error
+    if not path.is_dir():
+        return path
+    if checkpoint := _newest_checkpoint(path):
+        return checkpoint
+    raise InputError(f"{path}: a directory without checkpoints; give a run directory, a checkpoint or a file of Keras")
+
+
+def _newest_checkpoint(run_directory: Path) -> Path | None:
+    """Return the checkpoint of the most steps, or epochs of Keras."""
+    directory = run_directory if run_directory.name == "checkpoints" else run_directory / "checkpoints"
+    named = [
+        (int(path.stem.partition("=")[2]), path)
+        for path in _listed(directory)
+        if re.fullmatch(r"step=\d{1,9}\.ckpt|epoch=\d{1,9}\.keras", path.name)
+    ]
+    return max(named)[1] if named else None
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:  # there is none
+        return []
+
+
 def epochs_of_results(run_directory: Path) -> int:
     """Return after how many epochs a run has left its results, 0 if it has not."""
     try:

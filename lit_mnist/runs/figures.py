@@ -1,6 +1,8 @@
 """The pictures of a run: learning curves, confusion matrix, misclassified digits."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lit_mnist.runs.files import write_file
 
 STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "figure.dpi": 144,
@@ -22,6 +26,13 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "legend.frameon": False,
 }
 TRAIN, VALIDATION, TEST = "#0b6fa4", "#d9822b", "#3b3b3b"  # blue, orange, grey: told apart by colour-blind readers
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure, as a whole or not at all, in the format that the name ends with."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower())
+    write_file(path, picture.getvalue())
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], test_loss: float, test_accuracy: float) -> Figure:
@@ -128,4 +139,38 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
             fontsize=11,
             y=1 - 0.1 / height,
         )
+    return figure
+
+
+def predictions(images: np.ndarray, titles: Sequence[str], probabilities: np.ndarray, most: int = 60) -> Figure:
+    """Draw images as the model saw them, each above the probabilities that it gives them.
+
+    Args:
+        images: bytes, [N, 28, 28].
+        titles: of each.
+        probabilities: of each class, [N, 10].
+        most: how many to draw.
+    """
+    count = min(len(images), most)
+    columns = min(count, 6)
+    rows = -(-count // columns)
+    with rc_context(STYLE | {"axes.grid": False, "axes.titlelocation": "center", "axes.titlesize": 9}):
+        figure = Figure(figsize=(max(columns * 1.8, 3.6), rows * 2.9 + 0.5))
+        axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1] * rows)
+        for axis in axes.flat:
+            axis.axis("off")
+        for i in range(count):
+            row, column = divmod(i, columns)
+            picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
+            picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
+            picture.set_title(titles[i])
+            bars.axis("on")
+            bars.spines["left"].set_visible(False)
+            bars.bar(range(10), probabilities[i], color=TRAIN)
+            bars.set_ylim(0, 1)
+            bars.set_yticks([])
+            bars.set_xticks(range(10))
+            bars.tick_params(length=0, labelsize=7)
+        shown = f"; the first {count} of {len(images):,}" if count < len(images) else ""
+        figure.suptitle(f"What the model saw{shown}", fontsize=11)
     return figure

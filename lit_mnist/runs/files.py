@@ -49,6 +49,19 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path}: its directory cannot be written; name another")
 
 
+def check_picture(path: str | None) -> None:
+    """Make sure, before the work, that a picture can be written to `--plot`, if there is to be one.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {path}: expected a name that ends with .png, .svg or .pdf")
+    check_output(Path(path))
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of Python and of the named packages."""
     return {"python": platform.python_version()} | {package: version(package) for package in packages}

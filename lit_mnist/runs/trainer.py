@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,7 +54,7 @@ def make_trainer(
             fast_dev_run=flags["fast_dev_run"],
             limit_train_batches=flags["limit_train_batches"],
             deterministic=flags["deterministic"],
-            logger=flags["logger"] == "tensorboard" and _tensorboard_logger(run_directory),
+            logger=_make_logger(flags["logger"], run_directory),
             default_root_dir=run_directory,  # Lightning takes up hpc_ckpt_*.ckpt from there
             callbacks=callbacks,
             plugins=[WholeFiles()],
@@ -72,9 +73,55 @@ def make_trainer(
     return trainer
 
 
-def _tensorboard_logger(run_directory: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
+def make_tester(accelerator: str, precision: Any) -> L.Trainer:
+    """Return a Trainer that tests and predicts on one device, shows nothing and writes nothing.
 
-    # TensorBoard's own switch ("no TensorFlow"): it would load TensorFlow where that is installed, log lines and all.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-    return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
+    Raises:
+        InputError: if this machine cannot do it.
+    """
+    kind, _ = choose_devices(accelerator, 1)
+    try:
+        trainer = L.Trainer(
+            accelerator=kind,
+            devices=1,
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        asked = f"--accelerator {accelerator} --precision {str(precision)[:40]}"
+        raise InputError(f"{asked}: {reason} (--accelerator auto takes what this machine has)") from error
+    if trainer.precision != precision:  # on a CPU, Lightning takes bf16-mixed for 16-mixed
+        raise InputError(f"--precision {precision}: {kind} has {trainer.precision} instead")
+    return trainer
+
+
+def _make_logger(name: str, run_directory: Path) -> Any:
+    """Return the logger of Lightning's that `--logger` asks for; False for csv and none, which need none of them."""
+    if name == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        # TensorBoard's own switch ("no TensorFlow"): it would load TensorFlow where that is installed, log lines, too.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+        return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
+    if name == "mlflow":
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        _check_installed("mlflow")
+        # Where MLflow's own variable says, or else beside the runs, whose directories are made later.
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_directory.parent.absolute()}/mlflow.db"
+        return MLFlowLogger(experiment_name="lit_mnist", run_name=run_directory.name, tracking_uri=uri)
+    if name == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        _check_installed("wandb")
+        return WandbLogger(name=run_directory.name, project="lit_mnist", save_dir=run_directory)
+    return False
+
+
+def _check_installed(package: str) -> None:
+    if find_spec(package) is None:
+        raise InputError(f'--logger {package}: {package} is not installed; pip install -e ".[{package}]"')

@@ -13,6 +13,9 @@ from keras_ref.parity.__main__ import parity
 from keras_ref.record import record
 from keras_ref.train import train as theirs_train
 from lit_mnist.errors import InputError
+from lit_mnist.evaluate import evaluate
+from lit_mnist.export import export
+from lit_mnist.predict import predict
 from lit_mnist.runs.command import arguments, in_words
 from lit_mnist.trace.__main__ import trace
 from lit_mnist.train import train
@@ -24,8 +27,17 @@ LACKING = (
 COMMANDS = ["lit_mnist.train", "keras_ref.train"]
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-@pytest.mark.parametrize("flags", [["--help"], ["--no_such_flag"], ["--batch_size", "0"]])
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        *((module, flags) for module in COMMANDS for flags in (["--help"], ["--no_such_flag"], ["--batch_size", "0"])),
+        *(
+            (f"lit_mnist.{name}", flags)
+            for name in ("evaluate", "predict", "export")
+            for flags in (["--help"], ["--x"])
+        ),
+    ],
+)
 def test_help_and_wrong_flags_are_answered_before_a_framework_is_imported(
     module: str, flags: list[str], command: Command
 ) -> None:
@@ -77,6 +89,18 @@ def test_flags_are_taken_as_people_type_them(words: str, taken: list[str]) -> No
     assert list(arguments(words.split(), get_type_hints(train))) == taken
 
 
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("a.png --json b.png", ["--json=true", '--images=["a.png", "b.png"]']),
+        ("--json false a.png", ["--json=false", '--images=["a.png"]']),
+        ("--plot p.png a.png -- --b.png", ["--plot=p.png", '--images=["a.png", "--b.png"]']),
+    ],
+)
+def test_words_without_a_flag_are_images(words: str, taken: list[str]) -> None:
+    assert list(arguments(words.split(), get_type_hints(predict), positional="images")) == taken
+
+
 @pytest.mark.parametrize("function", [train, theirs_train])
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -108,14 +132,14 @@ def test_types_are_named_in_words() -> None:
     types = get_type_hints(train)
     assert in_words(types["precision"]) == "32-true, 64-true, 16-mixed, bf16-mixed or bf16-true"
     assert in_words(types["limit_train_batches"]) == "a whole number from 1 up or a share between 0 and 1"
-    for function in (train, parity, trace, record):
+    for function in (train, evaluate, predict, export, parity, trace, record):
         assert all(in_words(annotation) for name, annotation in get_type_hints(function).items() if name != "return")
 
 
 @pytest.mark.parametrize(
     ("package", "commands"),
     [
-        ("lit_mnist", ["lit_mnist.trace", "lit_mnist.train"]),
+        ("lit_mnist", [f"lit_mnist.{name}" for name in ("evaluate", "export", "predict", "trace", "train")]),
         ("keras_ref", ["keras_ref.parity", "keras_ref.record", "keras_ref.trace", "keras_ref.train"]),
     ],
 )
@@ -172,7 +196,7 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(
         (["--devices", "x"], "--devices x: expected a whole number from 1 to 10,000 or auto"),
         (["--strategy", "magic"], "--strategy magic: expected auto or ddp"),
         (["--precision", "8"], "--precision 8: expected 32-true, .* or bf16-true"),
-        (["--logger", "paper"], "--logger paper: expected csv or tensorboard"),
+        (["--logger", "paper"], "--logger paper: expected csv, tensorboard, mlflow, wandb or none"),
         (["--validation_images", "60000"], "--validation_images 60000"),
         (["--limit_train_batches", "1.5"], r"limit_train_batches.*1\.5"),
         (["--accelerator", "cpu", "--devices", "3"], "do not divide among 3 devices"),
