@@ -5,8 +5,8 @@ import pytest
 import torch
 from reference import GLOROT_BOUNDS, PARAMETERS, SHAPES_HWC
 
-from keras_ref.parity.samples import kolmogorov_smirnov
-from keras_ref.parity.tolerances import KOLMOGOROV_SMIRNOV
+from keras_ref.parity.samples import draws_beyond, kolmogorov_smirnov
+from keras_ref.parity.tolerances import DRAWN_BEYOND, KOLMOGOROV_SMIRNOV
 from lit_mnist import LitMNIST, MNISTClassifier
 
 SEEDS = 20
@@ -47,7 +47,9 @@ def test_kernels_are_glorot_uniform_and_biases_zero(layer: str, bound: float) ->
     assert not np.any(biases)
     assert len({kernel.tobytes() for kernel in kernels}) == SEEDS  # another seed draws others
     sample = np.concatenate([kernel.ravel() for kernel in kernels])
-    assert kolmogorov_smirnov(sample, bound) < KOLMOGOROV_SMIRNOV
+    uniform = np.random.default_rng(0).uniform(-bound, bound, len(sample))
+    assert kolmogorov_smirnov(sample, uniform) < KOLMOGOROV_SMIRNOV
+    assert draws_beyond(sample, uniform) <= DRAWN_BEYOND
 
 
 def test_the_check_of_the_initialisation_notices_torchs_own() -> None:
@@ -55,4 +57,6 @@ def test_the_check_of_the_initialisation_notices_torchs_own() -> None:
     for seed in range(SEEDS):
         torch.manual_seed(seed)
         kernels.append(torch.nn.Conv2d(1, 6, 3).weight.detach().numpy().ravel())
-    assert kolmogorov_smirnov(np.concatenate(kernels), GLOROT_BOUNDS["conv"]) > KOLMOGOROV_SMIRNOV
+    bound = GLOROT_BOUNDS["conv"]
+    sample = np.concatenate(kernels)
+    assert draws_beyond(sample, np.random.default_rng(0).uniform(-bound, bound, len(sample))) > DRAWN_BEYOND

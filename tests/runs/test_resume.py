@@ -472,7 +472,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "payload in the state": (set_at(*WEIGHT, value=Payload()), "not a whole"),
     "payload in the hyperparameters": (set_at("hyper_parameters", "learning_rate", value=Payload()), "not a whole"),
-    "no dict": (lambda path: torch.save([1, 2], path), "not a checkpoint of such a training"),
+    "no dict": (lambda path: torch.save([1, 2], path), "not a whole checkpoint (it holds a list)"),
     "no settings": (edit(lambda c: c["callbacks"].pop("Checkpoints")), "not a checkpoint of such a training"),
     "other settings": (edit(lambda c: c["callbacks"]["Checkpoints"]["settings"].pop("--seed")), "other names"),
     "no results of epochs": (edit(lambda c: c["callbacks"].pop("EpochResults")), "not a checkpoint of such a training"),
