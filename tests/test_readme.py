@@ -40,7 +40,7 @@ def test_the_two_lines_of_the_front_door_are_there() -> None:
 @pytest.mark.parametrize("line", OUR_COMMANDS)
 def test_every_command_of_the_pages_is_accepted(line: str, command: Command, tmp_path: Path, data_dir: Path) -> None:
     """The number of devices divides the batch, too."""
-    words = shlex.split(line.replace("$resume", ""))
+    words = shlex.split(line.replace("$resume", ""), comments=True)
     arguments = words[words.index("python") + 1 :]
     if "--config" in arguments:  # of a run that the reader has made
         (tmp_path / arguments[arguments.index("--config") + 1]).parent.mkdir(parents=True)
