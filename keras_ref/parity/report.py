@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_ref.parity.comparisons import largest_difference, relative_error
+from keras_ref.parity.display import mapping_lines
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.recorded import accuracy_lost, recorded
 from keras_ref.parity.rungs import Verdict
@@ -95,6 +96,7 @@ def gather(
         "conclusion": text.splitlines(),
         "command": command_line(config),
         "steps": config["steps"],
+        "mapping": mapping_lines(sides.mapping, sides.model) if sides.data else [],
         "rungs": [rung(verdict) for verdict in verdicts],
         "trajectory": trajectory(sides, verdicts),
         "distribution": distribution(sides)
@@ -199,7 +201,7 @@ def command_line(config: Mapping[str, Any]) -> str:
     flags = [
         f"--{name} {shlex.quote(json.dumps(value) if not isinstance(value, str) else value)}"
         for name, value in config.items()
-        if value and name not in ("data_dir", "report")
+        if value and name not in ("data_dir", "report") and (name != "batch_size" or config["data"])
     ]
     return " ".join(["python -m keras_ref.parity", *flags])
 
