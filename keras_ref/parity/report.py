@@ -102,7 +102,8 @@ def gather(
         else None,
         "mutants": [mutant(one) for one in mutants],
         "float64": FLOAT64,
-        "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),
+        "versions": versions("torch", "lightning", "numpy")
+        | (sides.golden.versions if sides.golden else versions("keras", "tensorflow")),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
     }

@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -181,6 +182,8 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
         _check_name(name, types)
         if not equals and waiting and not waiting[0].startswith("--"):
             value = waiting.pop(0)
+            if list[str] in (types.get(name), *get_args(types.get(name))) and not value.startswith("["):
+                value = json.dumps([value, *_values(waiting)])
         elif not equals and types.get(name) is bool:
             value = "true"
         elif not equals:
@@ -191,6 +194,12 @@ def arguments(words: list[str], types: Mapping[str, Any]) -> Iterator[str]:
         elif not _fits(types[name], f"--x={value}"):
             raise InputError(f"--{name} {_short(value)}: expected {in_words(types[name])}")
         yield f"--{name}={value}"
+
+
+def _values(waiting: list[str]) -> Iterator[str]:
+    """Take the words up to the next flag away: more values of one that takes several."""
+    while waiting and not waiting[0].startswith("--"):
+        yield waiting.pop(0)
 
 
 def in_words(annotation: Any) -> str:
