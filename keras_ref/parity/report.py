@@ -102,8 +102,7 @@ def gather(
         else None,
         "mutants": [mutant(one) for one in mutants],
         "float64": FLOAT64,
-        "versions": versions("torch", "lightning", "numpy")
-        | (sides.golden.versions if sides.golden else versions("keras", "tensorflow")),
+        "versions": versions("torch", "lightning", "numpy") | of_keras(sides),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
     }
@@ -192,6 +191,13 @@ def mutant(one: MutantResult) -> dict[str, Any]:
         "as_predicted": one.as_predicted,
         "accuracy_lost": number(accuracy_lost(one.name)),
     }
+
+
+def of_keras(sides: Sides) -> dict[str, str]:
+    """Return the versions of what answered for Keras' side."""
+    if sides.golden:
+        return {name: sides.golden.versions[name] for name in ("keras", "tensorflow")}
+    return versions("keras", "tensorflow")
 
 
 def command_line(config: Mapping[str, Any]) -> str:
