@@ -164,8 +164,12 @@ def alike(ours: Arrays, theirs: Arrays) -> Arrays:
     """Return arrays of the port, thinned where those of Keras are."""
     if not isinstance(theirs, Recorded):
         return ours
-    same = {name: thin(name, ours[name]) for name, shape in theirs.whole.items() if _shape(ours, name) == shape}
-    return {**ours, **same}
+    # What a layer gives comes with an activation function applied once more, too, as in activations/0/dense|tanh.
+    plain = {name: name.partition("|")[0] for name in ours}
+    return {
+        name: thin(plain[name], array) if theirs.whole.get(plain[name]) == array.shape else array
+        for name, array in ours.items()
+    }
 
 
 def comparable(theirs: Arrays, ours: Arrays) -> Arrays:

@@ -11,6 +11,7 @@ import pytest
 from conftest import Command
 
 from keras_ref.parity import check_port
+from keras_ref.parity.checks import forward
 from keras_ref.parity.comparisons import Comparison, largest_difference
 from keras_ref.parity.golden import KEPT, SHIPPED, Golden, Recorded, alike, comparable, placed, thin, thinned
 from keras_ref.parity.rungs import climb
@@ -301,6 +302,15 @@ def test_an_element_of_a_thinned_array_is_named_by_its_place(name: str) -> None:
     apart, where = largest_difference(alike(ours, theirs)[name], theirs[name])
     (one,) = placed([Comparison(f"short: {name}{where}", apart, 1e-12)], theirs)
     assert one == Comparison(f"short: {name}[{place[0]}, {place[1]}]", 1.0, 1e-12)
+
+
+def test_what_a_layer_gives_is_thinned_with_its_activation_function_applied_once_more_too() -> None:
+    given = np.random.default_rng(0).normal(size=(100, 40))
+    name = "activations/0/one"
+    theirs = Recorded({name: thin(name, np.tanh(given))}, {name: given.shape})
+    ours = {name: given, f"{name}|tanh": np.tanh(given)}
+    compared = list(forward(alike(ours, theirs), {**theirs, "loaded/one/kernel": given}))
+    assert [one.holds for one in compared] == [True]
 
 
 def test_another_shape_is_named_as_it_is() -> None:
