@@ -28,7 +28,13 @@ def test_a_wheel_holds_both_packages_and_the_data_set(tmp_path: Path, command: C
         assert len(stated) == 4
         for name, sha256 in stated.items():
             assert hashlib.sha256(archive.read(f"lit_mnist/mnist/{name}")).hexdigest() == sha256
-    for name in ("lit_mnist/train.py", "keras_ref/train.py", "lit_mnist/py.typed", "keras_ref/py.typed"):
+    for name in (
+        "lit_mnist/train.py",
+        "keras_ref/train.py",
+        "lit_mnist/py.typed",
+        "keras_ref/py.typed",
+        "keras_ref/parity/golden.npz",
+    ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith("tests") for name in names)
