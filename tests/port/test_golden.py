@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,9 +24,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
         assert {process.side for process in sides.started} == {"ours"}
 
 
-def test_the_port_climbs_to_the_top(recorded: Sides) -> None:
-    verdicts = list(climb(recorded, USUAL, "float64"))
-    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == USUAL
+def test_the_port_climbs_to_the_optimizer(recorded: Sides) -> None:
+    verdicts = list(climb(recorded, range(1, 9), "float64"))
+    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == list(range(1, 9))
     assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
 
 
@@ -37,9 +38,11 @@ def test_a_wrong_port_is_stopped_at_its_rung(mutant: str, recorded: Sides) -> No
 
 
 @pytest.mark.slow
-def test_the_port_climbs_in_float32(recorded: Sides) -> None:
-    verdicts = list(climb(recorded, USUAL, "float32"))
-    assert [verdict.shown for verdict in verdicts if not verdict.holds] == []
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_port_climbs_to_the_top(dtype: Literal["float64", "float32"], recorded: Sides) -> None:
+    verdicts = list(climb(recorded, USUAL, dtype))
+    assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
+    assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
 
 
 @pytest.mark.slow
