@@ -34,6 +34,7 @@ def test_a_wheel_holds_both_packages_and_the_data_set(tmp_path: Path, command: C
         "lit_mnist/py.typed",
         "keras_ref/py.typed",
         "lit_mnist/page/page.js",
+        "keras_ref/parity/golden.npz",
     ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

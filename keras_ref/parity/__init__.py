@@ -20,6 +20,8 @@ def check_port(
     devices: bool = False,
     resume: bool = False,
     data_dir: str = "data",
+    export_golden: str | None = None,
+    import_golden: str | None = None,
 ) -> "Result":
     """Compare a port with its Keras original, as `python -m keras_ref.parity` does, in silence.
 
@@ -39,6 +41,8 @@ def check_port(
         devices: climb rung 12 as well.
         resume: climb rung 13 as well.
         data_dir: directory of MNIST.
+        export_golden: file to write what Keras' side said to.
+        import_golden: file that such a climb wrote, in place of Keras' side, which need not be installed.
 
     Raises:
         InputError: if it could not be run.

@@ -1,6 +1,7 @@
 """python -m keras_ref.parity: prove or refute that a port trains exactly as its Keras original does."""
 
 import functools
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ def parity(
     mutants: bool = False,
     report: str | None = None,
     data_dir: str = "data",
+    export_golden: str | None = None,
+    import_golden: str | None = None,
+    compare: list[str] | None = None,
 ) -> int:
     """Prove or refute that a port trains exactly as its Keras original does, rung by rung.
 
@@ -53,18 +57,27 @@ def parity(
         mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at their rungs.
         report: Directory to write to: report.html, a page to read or send; parity.json; pictures.
         data_dir: Where MNIST is; files that are not there are those that ship with lit_mnist.
+        export_golden: File (.npz) to write what Keras' side said to.
+        import_golden: File that such a climb wrote, in place of Keras' side, which then need not be installed.
+        compare: Instead of a climb, two files that hold recorded traces, OURS.npz THEIRS.npz, whoever made them; in
+            float32 a third, THEIRS in float64. docs/traces.md has the format.
     """
     flags = dict(locals())  # before any other variable is set: the flags and their values
 
     from keras_ref.parity.display import Display, make_console, mutant_line, progress_line, stated_beforehand, table
-    from keras_ref.parity.pitfalls import climb_with_mutants
+    from keras_ref.parity.pitfalls import STEPS, climb_with_mutants
     from keras_ref.parity.report import gather, prepare_report, write_report
     from keras_ref.parity.result import climb_rungs, opened, said, wanted_rungs
+    from keras_ref.parity.result import export_golden as write_golden
     from keras_ref.parity.rungs import USUAL
 
+    if compare is not None:
+        return compare_files(flags, compare)
     numbers = wanted_rungs(flags)
     if mutants and data:
         raise InputError("--mutants true: the wrong ports are ports of the documented model; leave out --data")
+    if mutants and import_golden and steps != STEPS:
+        raise InputError(f"--mutants true: with --import_golden it takes one of --steps {STEPS}")
     if report is not None:
         prepare_report(Path(report))
     console = make_console()
@@ -73,6 +86,7 @@ def parity(
         if seeds and not data:
             display.print(stated_beforehand(seeds))
         verdicts = climb_rungs(sides, flags, display.print, lambda verdict: display.print(progress_line(verdict)))
+        write_golden(sides, flags)
         results = []
         for result in climb_with_mutants(sides, {*USUAL, *numbers}) if mutants else ():
             results.append(result)
@@ -84,6 +98,19 @@ def parity(
             write_report(Path(report), gather(flags, verdicts, results, text, sides))
             display.print(f"Report: {Path(report) / 'report.html'}")
     return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1
+
+
+def compare_files(flags: dict[str, Any], names: list[str]) -> int:
+    """Hold two traces against each other, and return the exit code."""
+    from keras_ref.parity.traces import compare_traces, compared_in_words
+
+    for name, parameter in inspect.signature(parity).parameters.items():
+        if name != "compare" and flags[name] != parameter.default:
+            raise InputError(f"--{name} {flags[name]}: does not go with --compare; leave it out")
+    paths = [Path(name) for name in names]
+    verdicts = compare_traces(paths)
+    print(compared_in_words(paths, verdicts))
+    return 0 if all(verdict.holds for verdict in verdicts) else 1
 
 
 def command(*flags: Any, **named_flags: Any) -> int:

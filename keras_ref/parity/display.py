@@ -146,14 +146,21 @@ def conclusion(
         )
     else:
         lines.append(f"{candidate} {last.rung.verdict}.")
-        lines.append(f"First divergence, rung {last.rung.number} ({last.rung.name}, {last.dtype}):")
-        lines.append(f"{in_words(last.shown.what)}: {last.figure}.")
-        lines.append(f"Hint: {hint(last, model)}.")
+        lines.extend(first_divergence(last, model))
     lines.extend(not_checked(verdicts))
     if mutants:
         as_predicted = sum(mutant.as_predicted for mutant in mutants)
         lines.append(f"{as_predicted} of {len(mutants)} wrong ports were stopped at the rung predicted for them.")
     return "\n".join(lines)
+
+
+def first_divergence(verdict: Verdict, model: Mapping[str, Any] | None = None) -> list[str]:
+    """Say where two sides part, and where to look."""
+    return [
+        f"First divergence, rung {verdict.rung.number} ({verdict.rung.name}, {verdict.dtype}):",
+        f"{in_words(verdict.shown.what)}: {verdict.figure}.",
+        f"Hint: {hint(verdict, model)}.",
+    ]
 
 
 def not_checked(verdicts: Sequence[Verdict]) -> list[str]:

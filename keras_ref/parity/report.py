@@ -104,7 +104,7 @@ def gather(
         else None,
         "mutants": [mutant(one) for one in mutants],
         "float64": FLOAT64,
-        "versions": versions("keras", "tensorflow", "torch", "lightning", "numpy"),
+        "versions": versions("torch", "lightning", "numpy") | of_keras(sides),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
     }
@@ -193,6 +193,13 @@ def mutant(one: MutantResult) -> dict[str, Any]:
         "as_predicted": one.as_predicted,
         "accuracy_lost": number(accuracy_lost(one.name)),
     }
+
+
+def of_keras(sides: Sides) -> dict[str, str]:
+    """Return the versions of what answered for Keras' side."""
+    if sides.golden:
+        return {name: sides.golden.versions[name] for name in ("keras", "tensorflow")}
+    return versions("keras", "tensorflow")
 
 
 def command_line(config: Mapping[str, Any]) -> str:

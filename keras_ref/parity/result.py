@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_ref.parity.display import conclusion, in_words, mapping_lines
-from keras_ref.parity.rungs import LIST, Verdict, climb
+from keras_ref.parity.golden import KEPT, Golden, source_digest
+from keras_ref.parity.rungs import LIST, RUNGS, Verdict, climb
 from keras_ref.parity.sides import Progress, Sides
 from lit_mnist.errors import InputError
+from lit_mnist.runs.files import check_output, versions
 
 
 class ParityError(AssertionError):
@@ -74,7 +76,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
     """Return both sides that flags name, and end their processes afterwards.
 
     Raises:
-        InputError: if a part of the comparison is named without the others.
+        InputError: if a part of the comparison is named without the others, or a golden is of another one.
     """
     reference, data = flags["reference"] or "", flags["data"] or ""
     if data and not reference:
@@ -82,6 +84,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
     if reference and not data:
         raise InputError(f"--reference {reference}: give the --data that it is trained on, too")
     layers = flags["layers"] or ""
+    golden = _golden(flags)
     if layers and not data:
         raise InputError(f"--layers {layers}: goes with --reference and --data")
     with (
@@ -98,6 +101,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
             seed=flags["seed"],
             seeds=flags["seeds"],
             progress=progress,
+            golden=golden,
         ) as sides,
     ):
         yield sides
@@ -125,7 +129,8 @@ def said(sides: Sides, flags: Mapping[str, Any], verdicts: list[Verdict], mutant
     looked_at = any("long" in verdict.rung.trainings for verdict in verdicts)
     all_steps = int(sides.facts()[1]["steps"]) if looked_at and not sides.data else 0
     model = sides.model if sides.data else None
-    return conclusion(verdicts, mutants, flags["candidate"], flags["steps"], all_steps, model)
+    text = conclusion(verdicts, mutants, flags["candidate"], flags["steps"], all_steps, model)
+    return f"{text}\n{_of_golden(sides.golden)}" if sides.golden else text
 
 
 def compare(flags: Mapping[str, Any]) -> Result:
@@ -133,4 +138,50 @@ def compare(flags: Mapping[str, Any]) -> Result:
     wanted_rungs(flags)
     with opened(flags) as sides:
         verdicts = climb_rungs(sides, flags, lambda _: None, lambda _: None)
+        export_golden(sides, flags)
         return Result(tuple(verdicts), said(sides, flags, verdicts, []))
+
+
+def export_golden(sides: Sides, flags: Mapping[str, Any]) -> None:
+    """Write what Keras' side says to the rungs asked for, wherever the port was stopped, if flags name a file."""
+    if not flags["export_golden"]:
+        return
+    rungs = [RUNGS[number] for number in wanted_rungs(flags)]
+    trainings = list(dict.fromkeys(training for rung in rungs for training in rung.trainings))
+    precisions = ("float64",) if flags["dtype"] == "float64" else ("float64", "float32")  # the first is the exact one
+    for training in trainings if sides.trains else ():
+        for dtype in precisions:
+            sides.reference(training, dtype)
+        sides.unrounded(training)
+    answers, files = sides.recorded(trained="trained" in trainings and sides.trains)
+    made_by = versions("keras", "tensorflow", "numpy")
+    Golden(Path(flags["export_golden"]), _plan(flags), made_by, answers, files).write()
+
+
+def _golden(flags: Mapping[str, Any]) -> Golden | None:
+    """Return the golden that flags name, once it is known to be of what else they name."""
+    exported, imported = flags["export_golden"], flags["import_golden"]
+    if exported and imported:
+        raise InputError(f"--export_golden {exported}: nothing new is recorded with --import_golden; leave one out")
+    if exported:
+        check_output(Path(exported))
+    if not imported:
+        return None
+    golden = Golden.read(Path(imported))
+    golden.check(_plan(flags))
+    return golden
+
+
+def _plan(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the answers of Keras' side."""
+    names = ("reference", "data", "seed", "steps", "batch_size")
+    plan = {name: flags[name] or ("" if name in ("reference", "data") else flags[name]) for name in names}
+    return plan | {"source": source_digest(plan["reference"])}
+
+
+def _of_golden(golden: Golden) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in golden.versions.items())
+    return (
+        f"Keras was not run: {golden.path} holds what it said ({versions}). Of arrays with two axes and more than "
+        f"{KEPT} numbers, some were compared."
+    )

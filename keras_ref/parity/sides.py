@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_ref.parity.golden import Golden, NotInGoldenError, Recorded, alike, comparable, thinned, with_shares
 from keras_ref.parity.processes import ONE_THREAD_EACH, Request, Side, SideProcess, first_to_speak, last_line
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import Arrays, TraceInputs, digest, read_arrays, write_arrays
 
 SEEDS = 20  # whose start weights are looked at
+# What a request says of where files and the original are, or asks only for a file: a golden is not about these.
+PLACES = ("reference", "data", "data_dir", "directory", "inputs")
+FILES_ALONE = ("save", "results")
 
 Progress = Callable[[Side, str, int, int], None]  # is given a side, what it does, the steps done and their number
 
@@ -38,6 +42,7 @@ class Sides:
         seed: decides start weights and batches of the trainings.
         seeds: number of the candidate's own trainings for rung 11.
         progress: is given a side, what it does, the steps done and their number (0 if it is not known).
+        golden: that answers in place of Keras' side; None where that side is asked.
         processes: of a side at most, for requests that do not wait for one another; by default one a core, up to 8.
     """
 
@@ -54,6 +59,7 @@ class Sides:
         seed: int = 0,
         seeds: int = 0,
         progress: Progress = lambda *_: None,
+        golden: Golden | None = None,
         processes: int = min(os.cpu_count() or 1, 8),
     ) -> None:
         self.candidate, self.directory, self.data_dir = candidate, directory, data_dir
@@ -61,6 +67,11 @@ class Sides:
         self.data, self.layers, self.batch_size = data, layers, batch_size
         self.steps, self.seed, self.seeds = steps, seed, seeds
         self.progress, self.processes = progress, processes
+        self.golden = golden
+        if golden:
+            for name, content in golden.files.items():
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                (directory / name).write_bytes(content)
         self.started: list[SideProcess] = []
         self.answers: dict[Side, dict[Request, Arrays]] = {"ours": {}, "theirs": {}}
 
@@ -96,11 +107,43 @@ class Sides:
         if self.data:  # the port is mapped to what Keras' side says of its model
             self.ask([of_keras], doing)
         ours, theirs = self.ask([self.request("ours", "facts", seeds=SEEDS), of_keras], doing)
+        if self.golden:
+            self.golden.check_data(ours)
+            ours, theirs = with_shares(alike(ours, theirs), ours), comparable(theirs, ours)
         if "loader/inputs" in ours:
-            (rows,) = self.ask([self.request("theirs", "rows")])
+            try:
+                (rows,) = self.ask([self.request("theirs", "rows")])
+            except NotInGoldenError:  # of a port without a loader of its own
+                return ours, theirs
             size = self.batch_size if self.data else int(theirs["documented_batch_sizes"][0])
             theirs = {**theirs, **rows, "batch_size": np.array(size)}
         return ours, theirs
+
+    def recorded(self, trained: bool) -> tuple[dict[str, Recorded], dict[str, bytes]]:
+        """What a golden keeps: all that Keras' side has answered so far, and the files that it wrote for the port's.
+
+        Args:
+            trained: whether the weights that the long training ends with are wanted, too.
+        """
+        answers = {}
+        for request, answer in self.answers["theirs"].items():
+            if request.name in FILES_ALONE:
+                continue
+            if "data_dir" in answer:  # a directory below this one, whose files go along; else the one that flags name
+                path = Path(str(answer["data_dir"]))
+                below = path.relative_to(self.directory).as_posix() if path.is_relative_to(self.directory) else ""
+                answer = {**answer, "data_dir": np.array(below)}
+            if request.name == "facts":
+                answer = with_shares(answer, answer)
+            answers[asked(request)] = thinned(asked(request), answer)
+        if trained:
+            answers["trained"] = Recorded(self.trained_weights(), {})
+        paths = [path for path in self._cases.rglob("*") if path.is_file()]
+        return answers, {path.relative_to(self.directory).as_posix(): path.read_bytes() for path in paths}
+
+    @property
+    def _cases(self) -> Path:
+        return self.directory / "cases"
 
     @property
     def mapping(self) -> dict[str, Any]:
@@ -129,15 +172,26 @@ class Sides:
             seed=self.seed,
             steps=self.steps,
             batch_size=self.batch_size,
-            directory=str(self.directory / "cases"),
+            directory=str(self._cases),
         )
-        inputs = TraceInputs.from_arrays(self.ask([request])[0], Path(training))
+        arrays = dict(self.ask([request])[0])
+        if self.golden and "data_dir" in arrays:
+            below = str(arrays["data_dir"])
+            arrays["data_dir"] = np.array(str(self.directory / below) if below else self.data_dir)
+        inputs = TraceInputs.from_arrays(arrays, Path(training))
         if training == "trained":
-            # Of both, though ours is only wanted later: they run side by side.
-            _, final = self.trace("long", "float64")
-            weights = {key: final[f"weights/{key}"].astype(np.float32).astype(dtype) for key in inputs.weights}
+            weights = {key: array.astype(dtype) for key, array in self.trained_weights().items()}
             inputs = replace(inputs, weights=weights)
         return inputs
+
+    def trained_weights(self) -> Arrays:
+        """The weights that the long training in float64 ends with in Keras, in float32."""
+        if self.golden:
+            return self.golden.answer("trained")
+        # Of both, though ours is only wanted later: they run side by side.
+        _, final = self.trace("long", "float64")
+        weights = self.inputs("long", "float64").weights
+        return {key: final[f"weights/{key}"].astype(np.float32) for key in weights}
 
     def trace(self, training: str, dtype: str) -> tuple[Arrays, Arrays]:
         """The traces of a training, ours and theirs."""
@@ -146,7 +200,7 @@ class Sides:
     def traces(self, inputs: TraceInputs, doing: str = "") -> tuple[Arrays, Arrays]:
         """The traces of a training that is given, ours and theirs."""
         ours, theirs = self.ask([self.trace_request("ours", inputs), self.trace_request("theirs", inputs)], doing)
-        return ours, theirs
+        return alike(ours, theirs), comparable(theirs, ours)
 
     def reference(self, training: str, dtype: str) -> Arrays:
         """The trace of a training in Keras."""
@@ -242,8 +296,9 @@ class Sides:
         return str(path)
 
     def trace_request(self, side: Side, inputs: TraceInputs, exact: int = 0) -> Request:
-        # The id is a digest of the inputs: what another training left can never be taken for this one's trace.
-        parts = replace(inputs, run_id="").arrays().values()
+        # The id is a digest of the inputs: what another training left can never be taken for this one's trace. Where
+        # the data are on this machine is left out.
+        parts = replace(inputs, run_id="", data_dir="").arrays().values()
         run_id = str(digest(np.array([str(digest(array)) for array in parts])))
         path = self.directory / f"{run_id}-in.npz"
         if not path.exists():
@@ -255,10 +310,17 @@ class Sides:
         """Send those of the requests that were not answered before, and return the answers of all.
 
         Raises:
+            NotInGoldenError: if Keras' side is asked and the golden does not hold the answer.
             InputError: if a process fails, or its answer is not that to its request. Those at work are ended.
         """
         try:
+            if self.golden:  # first, since what it does not hold need not be held against anything
+                for request in requests:
+                    if request.side == "theirs":
+                        self.answers["theirs"][request] = self.golden.answer(asked(request))
             self._ask(requests, doing)
+        except NotInGoldenError:
+            raise
         except BaseException:
             for process in [one for one in self.started if one.request is not None or not one.process.is_alive()]:
                 process.end()
@@ -306,3 +368,9 @@ class Sides:
         if request.run_id is not None and str(arrays.get("run_id")) != request.run_id:
             raise InputError(f"{path}: the trace of another training ({arrays.get('run_id')})")
         return arrays
+
+
+def asked(request: Request) -> str:
+    """Return what a request asks for, without where anything is on this machine."""
+    arguments = (f"{name}={value}" for name, value in request.arguments if name not in PLACES)
+    return f"{request.name}/{','.join(filter(None, (request.run_id, *arguments)))}"

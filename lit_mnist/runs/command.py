@@ -200,6 +200,8 @@ def arguments(words: list[str], types: Mapping[str, Any], positional: str | None
         bare_switch = positional is not None and types.get(name) is bool and waiting[:1] not in (["true"], ["false"])
         if not equals and waiting and not waiting[0].startswith("--") and not bare_switch:
             value = waiting.pop(0)
+            if list[str] in (types.get(name), *get_args(types.get(name))) and not value.startswith("["):
+                value = json.dumps([value, *_values(waiting)])
         elif not equals and types.get(name) is bool:
             value = "true"
         elif not equals:
@@ -212,6 +214,12 @@ def arguments(words: list[str], types: Mapping[str, Any], positional: str | None
         yield f"--{name}={value}"
     if collected:
         yield f"--{positional}={json.dumps(collected)}"
+
+
+def _values(waiting: list[str]) -> Iterator[str]:
+    """Take the words up to the next flag away: more values of one that takes several."""
+    while waiting and not waiting[0].startswith("--"):
+        yield waiting.pop(0)
 
 
 def in_words(annotation: Any) -> str:

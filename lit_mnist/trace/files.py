@@ -145,10 +145,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: cannot be read as .npz ({error})") from error
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
+def write_arrays(path: Path, arrays: Arrays, compressed: bool = False) -> None:
     """Write an .npz file; it is there as a whole or not at all."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own flags
+    save = np.savez_compressed if compressed else np.savez
+    save(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own flags
     write_file(path, buffer.getvalue())
 
 

@@ -1,32 +1,56 @@
-"""The port against what Keras recorded: the first steps of the documented training, without TensorFlow."""
+"""The port against what Keras said: the ladder climbs the golden that ships, without TensorFlow."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pytest
-import torch
-from golden import GOLDEN, STEPS, inputs
 
-from keras_ref.parity.tolerances import FLOAT64
-from lit_mnist.trace.candidate import Candidate
-from lit_mnist.trace.training import trace_training
+from keras_ref.parity.golden import SHIPPED, Golden
+from keras_ref.parity.pitfalls import PITFALLS, STEPS, climb_with_mutant, result_of
+from keras_ref.parity.rungs import USUAL, climb
+from keras_ref.parity.sides import Sides
 
 # What to do if the port is right and Keras has changed.
-AGAIN = "python tests/golden.py records it anew"
+AGAIN = "docs/traces.md says how to record the golden anew"
 
 
-def largest_difference(candidate: str, tmp_path: Path) -> float:
-    theirs = np.array(json.loads(GOLDEN.read_text())["loss"])
-    ours = trace_training(inputs(tmp_path), Candidate(candidate, dtype=torch.float64))["loss"]
-    assert ours.shape == theirs.shape == (STEPS,)
-    return float(np.abs(ours - theirs).max())
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    golden = Golden.read(SHIPPED)
+    directory = tmp_path_factory.mktemp("golden")
+    with Sides("lit_mnist:LitMNIST", directory, "data", steps=STEPS, golden=golden, processes=1) as sides:
+        yield sides
+        assert {process.side for process in sides.started} == {"ours"}
 
 
-def test_the_first_losses_are_those_of_keras(tmp_path: Path) -> None:
-    assert largest_difference("lit_mnist:LitMNIST", tmp_path) <= FLOAT64, AGAIN
+def test_the_port_climbs_to_the_optimizer(recorded: Sides) -> None:
+    verdicts = list(climb(recorded, range(1, 9), "float64"))
+    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == list(range(1, 9))
+    assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
 
 
-@pytest.mark.parametrize("mutant", ["NoEpsilonHat", "ExactBetas", "MaximumForReLU", "LabelSmoothing"])
-def test_a_wrong_port_is_noticed(mutant: str, tmp_path: Path) -> None:
-    assert largest_difference(f"lit_mnist.mutants:{mutant}", tmp_path) > 100 * FLOAT64
+@pytest.mark.parametrize("mutant", ["FlattensChannelsFirst", "LabelSmoothing", "MaximumForReLU", "NoEpsilonHat"])
+def test_a_wrong_port_is_stopped_at_its_rung(mutant: str, recorded: Sides) -> None:
+    rung = PITFALLS[mutant].rung
+    result = result_of(mutant, climb(recorded.of(f"lit_mnist.mutants:{mutant}"), [rung], "float64"))
+    assert result.as_predicted, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_port_climbs_to_the_top(dtype: Literal["float64", "float32"], recorded: Sides) -> None:
+    verdicts = list(climb(recorded, USUAL, dtype))
+    assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
+    assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung != 11])
+def test_every_wrong_port_is_stopped_where_keras_itself_stops_it(name: str, recorded: Sides) -> None:
+    result = climb_with_mutant(recorded, name)
+    assert result.as_predicted, result
+
+
+def test_what_ships_is_small() -> None:
+    assert Path(SHIPPED).stat().st_size < 3_000_000
