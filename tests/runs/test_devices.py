@@ -92,7 +92,8 @@ def ended(pids: list[int]) -> bool:
     return not any(map(is_running, pids))
 
 
-@pytest.mark.parametrize("devices", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4, 7))])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3, 4, 7])
 def test_every_metric_is_the_same_on_any_number_of_devices(
     devices: int, flags: Flags, one: Path, tmp_path: Path
 ) -> None:

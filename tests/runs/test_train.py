@@ -128,6 +128,7 @@ def test_the_same_seed_gives_the_same_run_and_its_config_repeats_it(
     assert (first[:, 1] != other[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_other_data_in_mnists_format_trains_where_it_is_allowed(tmp_path: Path, command: Command) -> None:
     write_small_data_set(tmp_path, training_images=600)
     flags = ["--data_dir", tmp_path, "--output_dir", tmp_path, "--max_epochs", 1]
