@@ -15,6 +15,7 @@ from commands import Forked, is_running
 from conftest import Command
 
 from keras_ref.parity import checks, processes
+from keras_ref.parity.golden import SHIPPED
 from keras_ref.parity.pitfalls import PITFALLS, climb_with_mutant, result_of
 from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
 from keras_ref.parity.samples import drawn_again, glorot_bound
@@ -328,8 +329,8 @@ def test_the_command_exits_with_0_if_all_holds(command: Command) -> None:
 
 
 def test_the_command_exits_with_1_and_says_where_to_look(command: Command) -> None:
-    flags = ["--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat"]
-    finished = command("-m", "keras_ref.parity", *FLAGS, *flags)
+    flags = ["--rungs", "[8]", "--candidate", "lit_mnist.mutants:NoEpsilonHat", "--dtype", "float64"]
+    finished = command("-m", "keras_ref.parity", *flags, "--import_golden", SHIPPED, "--steps", 60)
     assert (finished.returncode, finished.stderr) == (1, "")
     assert "rung 8 (optimizer, float64)" in finished.stdout
     assert "epsilon" in finished.stdout

@@ -16,7 +16,8 @@ WRITES_INPUTS, PLAIN_LOOP = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMPARES = ["-m", "keras_ref.parity", "--compare", "ours.npz", "theirs.npz"]
 
 
-@pytest.mark.parametrize("side", ["lit_mnist.trace", pytest.param("keras_ref.trace", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["lit_mnist.trace", "keras_ref.trace"])
 def test_the_example_of_the_page_agrees_with_both_sides(side: str, command: Command, tmp_path: Path) -> None:
     assert "python -m keras_ref.parity --compare ours.npz theirs.npz" in PAGE
     assert command("-c", WRITES_INPUTS + PLAIN_LOOP, cwd=tmp_path)[::2] == (0, "")

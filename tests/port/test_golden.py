@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from keras_ref.parity.golden import SHIPPED, Golden
-from keras_ref.parity.pitfalls import PITFALLS, STEPS, climb_with_mutant, result_of
+from keras_ref.parity.pitfalls import PITFALLS, STEPS, result_of
 from keras_ref.parity.rungs import USUAL, climb
 from keras_ref.parity.sides import Sides
 
@@ -24,9 +24,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
         assert {process.side for process in sides.started} == {"ours"}
 
 
-def test_the_port_climbs_to_the_optimizer(recorded: Sides) -> None:
-    verdicts = list(climb(recorded, range(1, 9), "float64"))
-    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == list(range(1, 9))
+def test_the_port_climbs_from_weights_to_the_optimizer(recorded: Sides) -> None:
+    verdicts = list(climb(recorded, range(4, 9), "float64"))
+    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == list(range(4, 9))
     assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
 
 
@@ -43,13 +43,6 @@ def test_the_port_climbs_to_the_top(dtype: Literal["float64", "float32"], record
     verdicts = list(climb(recorded, USUAL, dtype))
     assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
     assert [verdict.shown for verdict in verdicts if not verdict.holds] == [], AGAIN
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, pitfall in PITFALLS.items() if pitfall.rung != 11])
-def test_every_wrong_port_is_stopped_where_keras_itself_stops_it(name: str, recorded: Sides) -> None:
-    result = climb_with_mutant(recorded, name)
-    assert result.as_predicted, result
 
 
 def test_what_ships_is_small() -> None:

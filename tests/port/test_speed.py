@@ -90,6 +90,7 @@ def test_an_epoch_draws_its_order_once_and_never_copies_the_images() -> None:
 NOT_FOR_TRAINING = ["tensorflow", "keras", "jax", "h5py", "pandas", "tensorboard", "IPython", "onnx"]
 
 
+@pytest.mark.slow
 def test_modules_that_training_does_not_need_are_not_imported(command: Command) -> None:
     code = (
         "import sys; sys.argv = ['train', '--fast_dev_run']\n"

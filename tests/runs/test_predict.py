@@ -103,7 +103,7 @@ def test_specks_and_the_edge_of_the_table_are_no_part_of_the_digit(angle: int, d
     ("name", "least"),
     [
         ("anywhere on a sheet of 480 x 480", 0.85),
-        ("the same, dark on light", 0.85),
+        pytest.param("the same, dark on light", 0.85, marks=pytest.mark.slow),
         ("8 x 8 pixels, as they are", 0.75),
     ],
 )
