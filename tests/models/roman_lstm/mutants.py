@@ -42,7 +42,7 @@ class DenseEmbedding(LitRoman):
 class EmbeddingOfNormals(LitRoman):
     """torch's start weights of an embedding."""
 
-    def __init__(self, learning_rate: float = 0.005) -> None:
+    def __init__(self, learning_rate: float = 0.001) -> None:
         super().__init__(learning_rate)
         nn.init.normal_(self.embedding.weight)
 

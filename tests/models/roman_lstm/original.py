@@ -14,5 +14,5 @@ def build_model() -> keras.Model:
             layers.Dense(1, name="output"),
         ]
     )
-    model.compile(optimizer=keras.optimizers.RMSprop(0.005), loss="mean_squared_error", metrics=["mae"])
+    model.compile(optimizer=keras.optimizers.RMSprop(0.001), loss="mean_squared_error", metrics=["mae"])
     return model

@@ -11,7 +11,7 @@ from lit_mnist.porting import KerasEmbedding, KerasLSTM, KerasRMSprop, keras_def
 class LitRoman(L.LightningModule):
     """Tokens [N, 15] to values in thousands [N, 1]."""
 
-    def __init__(self, learning_rate: float = 0.005) -> None:
+    def __init__(self, learning_rate: float = 0.001) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.embedding = self.make_embedding()
