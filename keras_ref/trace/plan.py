@@ -47,8 +47,10 @@ def plan(
             start = {key: array * 0 if array.ndim > 2 else array for key, array in start.items()}
         if name == "saturated":
             start = {key: array * 3 if array.ndim > 1 else array for key, array in start.items()}
-        size = min(batch_size, examples)
+        size = min(batch_size, examples, 32)
         chosen = [rng.permutation(examples)[:size], [0], [1, 1, 2], rng.permutation(examples)[: max(size // 3, 2)]]
+        # In float32 the error of a loss is a rounding or two: of a few losses, which side is nearer is chance.
+        chosen += [rng.permutation(examples)[: max(size // 4, 2)] for _ in range(28)]
         batches = np.stack([np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in map(_whole, chosen)])
         every = np.arange(len(batches))
         return TraceInputs(
