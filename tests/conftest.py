@@ -56,7 +56,7 @@ class ByFile(LoadScopeScheduling):
         file = nodeid.partition("::")[0]
         return (
             "sides"
-            if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party", "test_models")
+            if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party")
             else file
         )
 

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.utils.data import DataLoader, TensorDataset
 
 from keras_ref.parity.hints import HINTS, hint
 from keras_ref.parity.result import Result
 from keras_ref.parity.rungs import USUAL, Verdict, climb
 from keras_ref.parity.sides import Sides
+from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.errors import InputError
 
 MODELS = Path(__file__).parent.parent / "models"
 PITFALLS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((MODELS / "mutants.yaml").read_text())
 PORTS = {"mnist_convnet": "LitConvnet", "bn_stride": "LitBnStride", "roman_lstm": "LitRoman"}
+MAPPED = "block/first: layers.inner.0\nblock/second: layers.inner.1\n"
 LAYERS = ["images", "sequences", "volumes", "joined"]
 MUTANTS = [(model, name) for model, mutants in PITFALLS.items() for name in mutants]
 FAST = ("mnist_convnet", "DropoutForgotten")  # of the mutants, in plain pytest, too
@@ -27,7 +31,7 @@ def of_model(sides: Sides, model: str, candidate: str, **changes: int | str) -> 
 
 def of_layers(sides: Sides, name: str, tmp_path: Path) -> Sides:
     layers = tmp_path / "layers.yaml"
-    layers.write_text("block/first: inner.0\nblock/second: inner.1\n" if name == "joined" else "{}")
+    layers.write_text(MAPPED if name == "joined" else "{}")
     names = {"reference": f"models.layers.original:{name}", "data": f"models.layers.data:{name}"}
     return sides.of(f"models.layers.port:{name.capitalize()}", layers=str(layers), **names)  # type: ignore[arg-type]
 
@@ -58,6 +62,61 @@ def test_every_kind_of_layer_is_mapped_and_compared(name: str, sides: Sides, tmp
     assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
     assert [verdict.was_run for verdict in verdicts] == [True] * 8 + [False]  # these ports log nothing
     assert all("does not log" in one.why for one in verdicts[-1].not_checked)
+
+
+@pytest.mark.slow
+def test_of_a_plain_module_it_is_said_that_its_training_was_not_looked_at(sides: Sides) -> None:
+    names = {"reference": "models.layers.original:joined", "data": "models.layers.data:joined"}
+    verdicts = climbed(sides.of("models.layers.port:JoinedLayers", **names), USUAL)  # type: ignore[arg-type]
+    assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
+    assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == [1, 2, 3, 4, 5]
+    assert all("plain nn.Module" in verdict.not_checked[0].why for verdict in verdicts if not verdict.was_run)
+
+
+class OwnLoader(LitMNIST):
+    """A port that brings its own loader: the images as they are, in batches of 100, shuffled."""
+
+    shuffle, batch_size = True, 100
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        return images / 255
+
+    def train_dataloader(self) -> DataLoader:
+        data = MNISTDataModule()
+        data.setup()
+        images, labels = data.train.tensors
+        dataset = TensorDataset(self.pixels(images), labels)
+        return DataLoader(dataset, batch_size=self.batch_size, shuffle=self.shuffle)
+
+
+class Normalises(OwnLoader):
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        return (images / 255 - 0.1307) / 0.3081
+
+
+class DoesNotShuffle(OwnLoader):
+    shuffle = False
+
+
+class OfSixtyFour(OwnLoader):
+    batch_size = 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("port", "says"),
+    [
+        ("OwnLoader", None),
+        ("Normalises", "are none of the data"),
+        ("DoesNotShuffle", "another order in each epoch"),
+        ("OfSixtyFour", "batches of 100"),
+    ],
+)
+def test_the_loader_that_a_port_brings_is_looked_at_as_it_is(port: str, says: str | None, sides: Sides) -> None:
+    (verdict,) = climbed(sides.of(f"test_models:{port}"), [1])
+    assert verdict.holds == (says is None), verdict.shown
+    if says:
+        assert says in verdict.shown.what
 
 
 @pytest.mark.parametrize(
@@ -133,6 +192,3 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         climbed(sides.of(layers=str(layers), **given), [1, 2])  # type: ignore[arg-type]
     assert says in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-
-
-MAPPED = "block/first: inner.0\nblock/second: inner.1\n"

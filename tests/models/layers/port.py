@@ -91,8 +91,8 @@ class Volumes(L.LightningModule):
         return KerasSGD(self.parameters(), lr=0.01)
 
 
-class Joined(L.LightningModule):
-    """Gives probabilities; the modules of the inner model have names of their own."""
+class JoinedLayers(nn.Module):
+    """A plain module; those of the inner model have names of their own. Gives probabilities."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +105,15 @@ class Joined(L.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         one, other = F.relu(self.shared(x)), F.relu(self.shared(self.projected(x)))
         return self.output(torch.cat([self.inner(one), other], dim=1)).softmax(dim=1)
+
+
+class Joined(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = JoinedLayers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         return F.nll_loss(self(batch[0]).log(), batch[1])
