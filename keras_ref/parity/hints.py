@@ -97,8 +97,8 @@ HINTS = (
     ),
     Hint(
         "/velocity/|/adam_v/|/accumulator/",
-        "Keras on TensorFlow squares the gradient of each occurrence of a token by itself, as KerasEmbedding does; if the "
-        "port does, too, look at rho (Keras 0.9, torch's alpha 0.99) or at the betas",
+        "Keras on TensorFlow squares the gradient of each occurrence of a token by itself, as KerasEmbedding does; if "
+        "the port does, too, look at rho (Keras 0.9, torch's alpha 0.99) or at the betas",
         ("Embedding",),
         (8,),
     ),
