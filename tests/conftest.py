@@ -54,11 +54,7 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return (
-            "sides"
-            if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party")
-            else file
-        )
+        return "sides" if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party") else file
 
 
 @pytest.hookimpl(optionalhook=True)
