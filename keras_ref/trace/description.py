@@ -157,7 +157,7 @@ def _refuse(layer: Any, qualified: str, name: str) -> None:
         raise InputError(f"--reference {name}: layer {qualified} is a Dropout within another model; join the two")
     if getattr(layer, "activity_regularizer", None) is not None:
         raise InputError(f"--reference {name}: layer {qualified} has an activity_regularizer, which is not compared")
-    if isinstance(layer, keras.layers.Wrapper) or kind in ("RNN", "StackedRNNCells", "ConvLSTM1D", "ConvLSTM2D"):
+    if isinstance(layer, keras.layers.Wrapper) or kind in ("Bidirectional", "RNN", "ConvLSTM1D", "ConvLSTM2D"):
         raise InputError(f"--reference {name}: layer {qualified} is a {kind}, which cannot be described")
 
 
