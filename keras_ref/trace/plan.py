@@ -50,7 +50,7 @@ def plan(
         size = min(batch_size, examples, 32)
         chosen = [rng.permutation(examples)[:size], [0], [1, 1, 2], rng.permutation(examples)[: max(size // 3, 2)]]
         # In float32 the error of a loss is a rounding or two: of a few losses, which side is nearer is chance.
-        chosen += [rng.permutation(examples)[: max(size // 4, 2)] for _ in range(28)]
+        chosen += [rng.permutation(examples)[: max(size // 4, 2)] for _ in range(30)]
         batches = np.stack([np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in map(_whole, chosen)])
         every = np.arange(len(batches))
         return TraceInputs(
