@@ -24,11 +24,11 @@ def main(weights: str, output: str) -> int:
         print(error, file=sys.stderr)
         return 2
     from keras_ref.model import build_model
+    from keras_ref.trace.description import keys
+    from keras_ref.trace.training import load
 
     model = build_model()
     with np.load(weights, allow_pickle=False) as arrays:
-        for key in arrays:
-            layer, weight = key.split("/")
-            getattr(model.get_layer(layer), weight).assign(arrays[key])
+        load(keys(model), dict(arrays))
     model.save(output)
     return 0

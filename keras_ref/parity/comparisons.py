@@ -114,10 +114,11 @@ def near_either(name: str, ours: np.ndarray | None, theirs: np.ndarray, unrounde
     largest of the array.
     """
     size = max(1.0, float(np.abs(theirs).max(initial=0))) if np.isfinite(theirs).all() else 1.0
-    apart, where = (difference := largest_difference(ours, theirs))[0] / size, difference[1]
-    if apart <= FLOAT64:
-        return Comparison(f"{name}{where}", apart, FLOAT64)
-    apart, where = (difference := largest_difference(ours, unrounded))[0] / size, difference[1]
+    apart, where = largest_difference(ours, theirs)
+    if apart / size <= FLOAT64:
+        return Comparison(f"{name}{where}", apart / size, FLOAT64)
+    apart, where = largest_difference(ours, unrounded)
+    apart /= size
     if apart > FLOAT64:
         own = largest_difference(theirs, unrounded)[0] / size
         if own > FLOAT64 and apart <= 2 * own:

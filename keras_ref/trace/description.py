@@ -1,4 +1,4 @@
-"""What a compiled Keras model is: layers, weights, loss, optimizer and metrics, as JSON can hold them."""
+"""What a compiled Keras model is: layers, weights and optimizer, as JSON can hold them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ def describe(model: keras.Model, name: str) -> dict[str, Any]:
           `input_shape`, `weights` (of each `key`, `shape` and `trainable`), and `recorded`, whether what it gives can
           be looked at by itself;
         - `input_shape`, `input_dtype`, and `output`, the name of the layer that gives what the model gives;
-        - `loss`, `optimizer`, `metrics`, `regularised`, as Keras serializes them.
+        - `optimizer`, the name of its class.
 
     Raises:
         InputError: names what cannot be described.
@@ -32,19 +32,12 @@ def describe(model: keras.Model, name: str) -> dict[str, Any]:
     layers = list(_layers(model, "", {}))
     for layer, described in layers:
         _refuse(layer, described["name"], name)
-    compiled = model.get_compile_config() or {}
-    optimizer = model.optimizer
     return {
-        "name": name,
         "layers": [described for _, described in layers],
         "input_shape": list(model.inputs[0].shape[1:]),
         "input_dtype": str(model.inputs[0].dtype),
         "output": layers[-1][1]["name"],
-        "loss": _plain(compiled.get("loss")),
-        "metrics": _plain(compiled.get("metrics")) or [],
-        "optimizer": type(optimizer).__name__,
-        "optimizer_config": _plain(optimizer.get_config()),
-        "regularised": sorted(key(v) for layer in model.layers for v in _regularised(layer)),
+        "optimizer": type(model.optimizer).__name__,
     }
 
 
@@ -139,10 +132,6 @@ def _inbound(nodes: list[Any]) -> list[str]:
 
 def _shape(tensor: Any) -> list[int] | None:
     return None if isinstance(tensor, list | tuple | dict) else list(tensor.shape[1:])
-
-
-def _regularised(layer: Any) -> list[Any]:
-    return [v for v in layer.weights if getattr(v, "regularizer", None) is not None]
 
 
 def _refuse(layer: Any, qualified: str, name: str) -> None:

@@ -22,7 +22,6 @@ class Documented(Reference):
     """
 
     accuracy = staticmethod(keras.metrics.categorical_accuracy)
-    files = True
 
     def __init__(self, data_dir: str, verify_data: bool = True) -> None:
         super().__init__(REFERENCE, "")

@@ -48,10 +48,15 @@ def plan(
         if name == "saturated":
             start = {key: array * 3 if array.ndim > 1 else array for key, array in start.items()}
         size = min(batch_size, examples, 32)
-        chosen = [rng.permutation(examples)[:size], [0], [1, 1, 2], rng.permutation(examples)[: max(size // 3, 2)]]
+        chosen: list[Any] = [
+            rng.permutation(examples)[:size],
+            [0],
+            [1, 1, 2],
+            rng.permutation(examples)[: max(size // 3, 2)],
+        ]
         # In float32 the error of a loss is a rounding or two: of a few losses, which side is nearer is chance.
         chosen += [rng.permutation(examples)[: max(size // 4, 2)] for _ in range(30)]
-        batches = np.stack([np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in map(_whole, chosen)])
+        batches = np.stack([np.pad(np.asarray(rows), (0, size - len(rows)), constant_values=-1) for rows in chosen])
         every = np.arange(len(batches))
         return TraceInputs(
             weights=start, batches=batches, steps_per_epoch=len(batches), record_at=every, hold=True, **common
@@ -88,7 +93,3 @@ def _drawn(rng: np.random.Generator, examples: int, count: int) -> np.ndarray:
     """Draw rows, each as often as any other."""
     repeats = -(-count // examples)
     return np.concatenate([rng.permutation(examples) for _ in range(repeats)])[:count]
-
-
-def _whole(rows: Any) -> np.ndarray:
-    return np.asarray(rows, dtype=np.int64)

@@ -1,6 +1,5 @@
 """The original that is compared: a compiled Keras model and its data, found by their names."""
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ref.trace.description import describe
 from lit_mnist.errors import InputError
-from lit_mnist.trace.arrays import Examples, load_examples
+from lit_mnist.trace.arrays import Examples, call_named, load_examples
+
+EXPECTED = "package.module:function, which returns a compiled keras.Model, or a .keras file"
 
 Batch = tuple[np.ndarray, ...]  # inputs and targets as Keras takes them, and where there are any sample weights
 
@@ -29,7 +29,6 @@ class Reference:
     """
 
     accuracy: Callable[[Any, Any], Any] | None = None  # of single examples, where it is kept of every step
-    files = False  # whether the port's side reads files of this model
 
     def __init__(self, model: str, data: str) -> None:
         self.model, self.data = model, data
@@ -42,7 +41,7 @@ class Reference:
         """Build the model anew, in the precision that `keras.config.floatx()` says."""
         keras.backend.clear_session()  # layers without a name of their own are numbered
         path = Path(self.model)
-        model = _load(path) if path.suffix == ".keras" else _call(self.model)
+        model = _load(path) if path.suffix == ".keras" else call_named("reference", self.model, EXPECTED)
         if not isinstance(model, keras.Model):
             raise InputError(f"--reference {self.model}: gives a {type(model).__name__}; expected a keras.Model")
         if not model.built:
@@ -56,24 +55,6 @@ class Reference:
                     f"{keras.config.floatx()}; leave the dtype of the layers to Keras"
                 )
         return model
-
-    def description(self, model: keras.Model) -> dict[str, Any]:
-        """Return what a port is mapped by."""
-        return describe(model, self.model)
-
-
-def _call(name: str) -> Any:
-    module, _, function = name.partition(":")
-    try:
-        build = getattr(importlib.import_module(module), function)
-        return build()
-    except InputError:
-        raise
-    except Exception as error:  # a file of anybody's may do anything
-        raise InputError(
-            f"--reference {name}: {type(error).__name__}: {' '.join(str(error).split())}; expected "
-            "package.module:function, which returns a compiled keras.Model, or a .keras file"
-        ) from error
 
 
 def _load(path: Path) -> keras.Model:

@@ -21,7 +21,7 @@ import_keras()
 import keras  # noqa: E402  # quietly
 
 from keras_ref.trace import trainings  # noqa: E402
-from keras_ref.trace.description import keys  # noqa: E402
+from keras_ref.trace.description import describe, keys  # noqa: E402
 from keras_ref.trace.documented import Documented  # noqa: E402
 from keras_ref.trace.plan import plan  # noqa: E402
 from keras_ref.trace.reference import Reference  # noqa: E402
@@ -42,7 +42,7 @@ def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: i
     keras.config.set_floatx("float32")
     original = resolve(reference, data, data_dir)
     model = original.build()
-    described = original.description(model)
+    described = describe(model, original.model)
     layers = described["layers"]
     arrays = {
         "model": np.array(json.dumps(described)),

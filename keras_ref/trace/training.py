@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,10 @@ def trace_training(
         if reference.accuracy:
             last_accuracy = LastBatch(reference.accuracy, "last_accuracy", given.dtype)
             model.compile(optimizer=model.optimizer, loss=model.loss, metrics=["accuracy", last_accuracy])
-        load(model, given.weights)
-        loaded = {f"loaded/{name}": variable.numpy() for name, variable in keys(model).items()}
-        trace = StepTrace(model, batch, given, progress)
+        variables = keys(model)
+        load(variables, given.weights)
+        loaded = {f"loaded/{name}": variable.numpy() for name, variable in variables.items()}
+        trace = StepTrace(model, variables, batch, given, progress)
         signature = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in batch(0))
         fitted = model.fit(
             tf.data.Dataset.from_generator(batches, output_signature=signature),
@@ -75,7 +76,7 @@ def trace_training(
             shuffle=False,
             verbose=0,
         )
-        arrays = loaded | trace.kept | state(model, "") | {"loss": np.array(trace.losses)}
+        arrays = loaded | trace.kept | state(model, variables, "") | {"loss": np.array(trace.losses)}
         if reference.accuracy:
             arrays["accuracy"] = np.array(trace.accuracies)
         reported = [name for name in fitted.history if name != "last_accuracy"]
@@ -98,19 +99,18 @@ def save_model(given: TraceInputs, directory: Path) -> None:
     """Save the documented model with the given weights as Keras saves it: `model.keras` and `model.weights.h5`."""
     keras.config.set_floatx(given.dtype)
     model = Documented(given.data_dir).build()
-    load(model, given.weights)
+    load(keys(model), given.weights)
     directory.mkdir(exist_ok=True)
     model.save(directory / "model.keras")
     model.save_weights(directory / "model.weights.h5")
 
 
-def load(model: keras.Model, weights: Arrays) -> None:
-    """Set the weights of a model.
+def load(variables: Mapping[str, Any], weights: Arrays) -> None:
+    """Set the weights of a model, given by their names in files.
 
     Raises:
         InputError: if they are not its own.
     """
-    variables = keys(model)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     for name in sorted(shapes.keys() | weights.keys()):
         found = weights[name].shape if name in weights else None
@@ -120,9 +120,8 @@ def load(model: keras.Model, weights: Arrays) -> None:
         variable.assign(weights[name])
 
 
-def state(model: keras.Model, prefix: str) -> dict[str, np.ndarray]:
-    """Return the weights of a model and the slots of its optimizer."""
-    variables = keys(model)
+def state(model: keras.Model, variables: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """Return the weights of a model, given by their names in files, and the slots of its optimizer."""
     arrays = {f"{prefix}weights/{name}": variable.numpy() for name, variable in variables.items()}
     optimizer = type(model.optimizer).__name__
     trained = {id(variable) for variable in model.trainable_variables}
@@ -159,14 +158,19 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
     """Keep the loss and the accuracy of every batch before its update, and more of the steps that are asked for."""
 
     def __init__(
-        self, model: keras.Model, batch: Callable[[int], Batch], given: TraceInputs, progress: Progress | None
+        self,
+        model: keras.Model,
+        variables: Mapping[str, Any],
+        batch: Callable[[int], Batch],
+        given: TraceInputs,
+        progress: Progress | None,
     ) -> None:
         super().__init__()
         self.batch, self.given, self.progress = batch, given, progress
-        self.variables = keys(model)
+        self.variables = variables
         outputs = {layer.name: layer.output for layer in recorded(model)}
         self.layers = keras.Model(model.inputs[0], outputs)
-        self.drops = [Draws(layer, given.dtype) for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+        self.drops = [Draws(layer) for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
         self.modal = any(isinstance(layer, MODAL) for layer in all_layers(model))
         self.last_loss = keep_loss(model, given.dtype)
         self.kept: dict[str, np.ndarray] = {}
@@ -199,12 +203,12 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch_index: int, logs: Any = None) -> None:
         step = len(self.losses)
         if step in self.given.record_at:
-            self.kept |= state(self.model, f"after/{step}/")
+            self.kept |= state(self.model, self.variables, f"after/{step}/")
         self.losses.append(float(self.last_loss.numpy()))
         if "last_accuracy" in logs:
             self.accuracies.append(float(logs["last_accuracy"]))
         if self.given.hold:
-            load(self.model, self.given.weights)
+            load(self.variables, self.given.weights)
         if self.progress:
             self.progress(len(self.losses), len(self.given.batches))
 
@@ -251,7 +255,7 @@ class Draws:
     Its `call` is replaced: Keras has no seam for it.
     """
 
-    def __init__(self, layer: keras.layers.Dropout, dtype: str) -> None:
+    def __init__(self, layer: keras.layers.Dropout) -> None:
         self.name, self.rate, self.shape = layer.name, layer.rate, tuple(layer.input.shape[1:])
         self.mask = tf.Variable(np.ones((1, *self.shape)), shape=(None, *self.shape), dtype=tf.bool, trainable=False)
 

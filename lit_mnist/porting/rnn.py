@@ -74,12 +74,12 @@ class KerasGRU(nn.GRU):
         """Set the weights to those of a Keras layer, `get_weights()`: [I, 3U], [U, 3U] and [2, 3U]."""
         arrays = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent_kernel.T}
         arrays |= {"bias_ih_l0": bias[0], "bias_hh_l0": bias[1]}
-        _set(self, {name: _swapped(array) for name, array in arrays.items()})
+        _set(self, {name: swapped_gates(array) for name, array in arrays.items()})
 
     def to_keras(self) -> list[np.ndarray]:
         """Return the weights as a Keras layer's `set_weights` takes them: [I, 3U], [U, 3U] and [2, 3U]."""
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
-        kernel, recurrent_kernel, *biases = (_swapped(_array(weight)) for weight in weights)
+        kernel, recurrent_kernel, *biases = (swapped_gates(_array(weight)) for weight in weights)
         return [kernel.T, recurrent_kernel.T, np.stack(biases)]
 
 
@@ -103,7 +103,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy().copy()
 
 
-def _swapped(array: np.ndarray) -> np.ndarray:
+def swapped_gates(array: np.ndarray) -> np.ndarray:
     """Exchange the first two of three gates [3U, ...]: z, r, h and r, z, n."""
     first, second, third = np.split(array, 3)
     return np.concatenate([second, first, third])

@@ -33,7 +33,18 @@ class Schedule(LRScheduler):
         return [self.rate(float(initial), self.last_epoch) for initial in self.base_lrs]
 
 
-class ExponentialDecay(Schedule):
+class _OfShares(Schedule):
+    """One of the share `step / decay_steps`, which is rounded down with `staircase`."""
+
+    def __init__(self, optimizer: Optimizer, decay_steps: int, decay_rate: float, staircase: bool = False) -> None:
+        self.decay_steps, self.decay_rate, self.staircase = _positive(decay_steps), decay_rate, staircase
+        super().__init__(optimizer)
+
+    def share(self, step: int) -> float:
+        return step // self.decay_steps if self.staircase else step / self.decay_steps
+
+
+class ExponentialDecay(_OfShares):
     """Multiply the learning rate by `decay_rate` every `decay_steps` steps: `lr * decay_rate^(step / decay_steps)`.
 
     Args:
@@ -46,15 +57,11 @@ class ExponentialDecay(Schedule):
         ValueError: if `decay_steps` is not positive.
     """
 
-    def __init__(self, optimizer: Optimizer, decay_steps: int, decay_rate: float, staircase: bool = False) -> None:
-        self.decay_steps, self.decay_rate, self.staircase = _positive(decay_steps), decay_rate, staircase
-        super().__init__(optimizer)
-
     def rate(self, initial: float, step: int) -> float:
-        return initial * self.decay_rate ** _share(step, self.decay_steps, self.staircase)
+        return initial * self.decay_rate ** self.share(step)
 
 
-class InverseTimeDecay(Schedule):
+class InverseTimeDecay(_OfShares):
     """Divide the learning rate: `lr / (1 + decay_rate * step / decay_steps)`.
 
     Args:
@@ -67,12 +74,8 @@ class InverseTimeDecay(Schedule):
         ValueError: if `decay_steps` is not positive.
     """
 
-    def __init__(self, optimizer: Optimizer, decay_steps: int, decay_rate: float, staircase: bool = False) -> None:
-        self.decay_steps, self.decay_rate, self.staircase = _positive(decay_steps), decay_rate, staircase
-        super().__init__(optimizer)
-
     def rate(self, initial: float, step: int) -> float:
-        return initial / (1 + self.decay_rate * _share(step, self.decay_steps, self.staircase))
+        return initial / (1 + self.decay_rate * self.share(step))
 
 
 class PolynomialDecay(Schedule):
@@ -192,9 +195,8 @@ class CosineDecayRestarts(Schedule):
 
     def rate(self, initial: float, step: int) -> float:
         share, restarts = step / self.first_decay_steps, 0
-        while (
-            share >= 1
-        ):  # each time by itself: a logarithm, as Keras takes it, may round to the wrong side of a restart
+        # Each time by itself: a logarithm, as Keras takes it, may round to the wrong side of a restart.
+        while share >= 1:
             share = (share - 1) / self.t_mul
             restarts += 1
         return initial * _cosine(share, self.alpha, self.m_mul**restarts)
@@ -204,10 +206,6 @@ def _positive(steps: int) -> int:
     if not steps > 0:
         raise ValueError(f"the number of steps is {steps}, expected more than 0")
     return steps
-
-
-def _share(step: int, decay_steps: int, staircase: bool) -> float:
-    return step // decay_steps if staircase else step / decay_steps
 
 
 def _cosine(share: float, alpha: float, height: float = 1.0) -> float:

@@ -64,15 +64,7 @@ def load_examples(name: str) -> Examples:
     Raises:
         InputError: names what was returned and what was expected.
     """
-    module, _, function = name.partition(":")
-    try:
-        value = getattr(importlib.import_module(module), function)()
-    except InputError:
-        raise
-    except Exception as error:  # a file of anybody's may do anything
-        raise InputError(
-            f"--data {name}: {type(error).__name__}: {' '.join(str(error).split())}; expected package.module:function"
-        ) from error
+    value = call_named("data", name, "package.module:function")
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, tuple | list) for v in value)
     train, tests = value if pair else (value, None)
     _check(name, train)
@@ -82,6 +74,27 @@ def load_examples(name: str) -> Examples:
             if ours.shape[1:] != theirs.shape[1:]:
                 raise InputError(f"--data {name}: {ours.shape[1:]} to train on and {theirs.shape[1:]} to test on")
     return Examples(tuple(train), None if tests is None else tuple(tests))
+
+
+def call_named(flag: str, name: str, expected: str) -> Any:
+    """Return what `package.module:function` returns.
+
+    Args:
+        flag: that names it, for messages.
+        name: of it.
+        expected: what would have been right.
+
+    Raises:
+        InputError: if there is no such function, or it raises.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)()
+    except InputError:
+        raise
+    except Exception as error:  # a file of anybody's may do anything
+        reason = " ".join(str(error).split())
+        raise InputError(f"--{flag} {name}: {type(error).__name__}: {reason}; expected {expected}") from error
 
 
 def _check(name: str, arrays: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lit_mnist.errors import InputError
+from lit_mnist.porting.rnn import swapped_gates
 
 Layer = Mapping[str, Any]  # as keras_ref/trace/description.py describes it
 
@@ -57,14 +58,12 @@ class Slot:
         join: makes an array in Keras' layout of those of the tensors, which are weights or, if not, what belongs to
             them: gradients, an optimizer's moments.
         split: makes arrays for the tensors of one in Keras' layout.
-        trainable: whether Keras trains it.
     """
 
     key: str
     paths: tuple[str, ...]
     join: Callable[[Arrays, bool], np.ndarray]
     split: Callable[[np.ndarray], Arrays]
-    trainable: bool
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def slots_of(layer: Layer, path: str, module: nn.Module, before: Order) -> list[
             if tensor_at(module, tensor) is None:
                 raise InputError(f"layer {layer['name']}: its module {path} has no {tensor} for Keras' {name}")
         paths = tuple(f"{path}.{tensor}" for tensor in tensors)
-        slots.append(Slot(weight["key"], paths, join, split, bool(weight["trainable"])))
+        slots.append(Slot(weight["key"], paths, join, split))
     return slots
 
 
@@ -285,7 +284,7 @@ def _recurrent(kind: str, name: str, shape: tuple[int, ...], module: nn.Module) 
 
     torch's LSTM has two biases where Keras' has one: their sum. Keras' GRU has two, as torch's.
     """
-    swap: Turn = _exchange if kind == "GRU" else lambda a: a
+    swap: Turn = swapped_gates if kind == "GRU" else lambda a: a
     if name in ("kernel", "recurrent_kernel"):
         tensor = "weight_ih_l0" if name == "kernel" else "weight_hh_l0"
         return _one(tensor, lambda a: swap(a).T, lambda a: swap(np.ascontiguousarray(a.T)))
@@ -301,9 +300,3 @@ def _recurrent(kind: str, name: str, shape: tuple[int, ...], module: nn.Module) 
         lambda arrays, weights: arrays[0] + arrays[1] if weights else arrays[0],
         lambda array: [array, np.zeros_like(array)],
     )
-
-
-def _exchange(array: np.ndarray) -> np.ndarray:
-    """Exchange the first two of three gates, which stand one after the other along the first axis."""
-    first, second, third = np.split(array, 3)
-    return np.concatenate([second, first, third])
