@@ -17,6 +17,7 @@ def check_port(
     seed: int = 0,
     dtype: Literal["both", "float64", "float32"] = "both",
     seeds: int = 0,
+    accelerator: Literal["cpu", "gpu", "mps"] = "cpu",
     devices: bool = False,
     resume: bool = False,
     data_dir: str = "data",
@@ -38,6 +39,7 @@ def check_port(
         seed: decides start weights and batches.
         dtype: precision of the trainings.
         seeds: trainings for rung 11.
+        accelerator: what the port is trained on.
         devices: climb rung 12 as well.
         resume: climb rung 13 as well.
         data_dir: directory of MNIST.

@@ -21,6 +21,7 @@ def parity(
     seed: Seed = 0,
     dtype: Literal["both", "float64", "float32"] = "both",
     seeds: NonNegativeInt = 0,
+    accelerator: Literal["cpu", "gpu", "mps"] = "cpu",
     devices: bool = False,
     resume: bool = False,
     mutants: bool = False,
@@ -52,6 +53,7 @@ def parity(
         seed: Decides start weights and batches.
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
+        accelerator: What the port is trained on; Keras, and rungs 12 and 13, stay on the CPU.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
         resume: Climb rung 13 as well: the training killed and resumed.
         mutants: Climb with the wrong ports of lit_mnist/mutants.py as well, which must be stopped at their rungs.

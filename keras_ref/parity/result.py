@@ -100,6 +100,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
             steps=flags["steps"],
             seed=flags["seed"],
             seeds=flags["seeds"],
+            accelerator=flags["accelerator"],
             progress=progress,
             golden=golden,
         ) as sides,

@@ -41,6 +41,7 @@ class Sides:
         steps: of the trajectory.
         seed: decides start weights and batches of the trainings.
         seeds: number of the candidate's own trainings for rung 11.
+        accelerator: what the port is trained on, but for rungs 12 and 13.
         progress: is given a side, what it does, the steps done and their number (0 if it is not known).
         golden: that answers in place of Keras' side; None where that side is asked.
         processes: of a side at most, for requests that do not wait for one another; by default one a core, up to 8.
@@ -58,6 +59,7 @@ class Sides:
         steps: int = 600,
         seed: int = 0,
         seeds: int = 0,
+        accelerator: str = "cpu",
         progress: Progress = lambda *_: None,
         golden: Golden | None = None,
         processes: int = min(os.cpu_count() or 1, 8),
@@ -65,7 +67,7 @@ class Sides:
         self.candidate, self.directory, self.data_dir = candidate, directory, data_dir
         self.named = {"reference": reference, "data": data, "data_dir": data_dir}
         self.data, self.layers, self.batch_size = data, layers, batch_size
-        self.steps, self.seed, self.seeds = steps, seed, seeds
+        self.steps, self.seed, self.seeds, self.accelerator = steps, seed, seeds, accelerator
         self.progress, self.processes = progress, processes
         self.golden = golden
         if golden:
@@ -225,7 +227,8 @@ class Sides:
 
     def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
         """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
-        requests = [self.request(side, "results", seed=seed) for seed in range(seeds)]
+        where = {"accelerator": self.accelerator} if side == "ours" else {}
+        requests = [self.request(side, "results", seed=seed, **where) for seed in range(seeds)]
         results = self.ask(requests, f"{seeds} trainings of 10 epochs")
         return {name: np.stack([result[name] for result in results]) for name in results[0]}
 
@@ -246,7 +249,7 @@ class Sides:
             output = self._output(request)
             # What is "" has no value, and where MNIST is, the inputs say.
             flags: dict[str, Any] = {name: value for name, value in trace.arguments if value and name != "data_dir"}
-            flags |= {"output": output, "devices": devices}
+            flags |= {"output": output, "devices": devices, "accelerator": "cpu"}
             seconds = 300.0 + len(inputs.batches)
             if kill_after:
                 flags |= {"checkpoint": output.with_suffix(".ckpt")}
@@ -303,7 +306,7 @@ class Sides:
         path = self.directory / f"{run_id}-in.npz"
         if not path.exists():
             write_arrays(path, replace(inputs, run_id=run_id).arrays())
-        arguments = {"exact": exact} if side == "theirs" else {}
+        arguments: dict[str, str | int] = {"exact": exact} if side == "theirs" else {"accelerator": self.accelerator}
         return self.request(side, "trace", run_id, inputs=str(path), **arguments)
 
     def ask(self, requests: list[Request], doing: str = "") -> list[Arrays]:

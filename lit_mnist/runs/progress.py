@@ -200,6 +200,8 @@ def silence_lightning() -> None:
     """Turn off what Lightning says that the user of the command can do nothing about, adverts included."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # --accelerator cpu says so on purpose.
+    warnings.filterwarnings("ignore", message="GPU available but not used.*")
     # Without --validation_images there are no validation batches, on purpose.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
     # The batches are taken from memory; a worker process would only copy them once more.

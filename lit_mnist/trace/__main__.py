@@ -1,6 +1,7 @@
 """python -m lit_mnist.trace: train on given batches from given weights, and keep all that can be compared."""
 
 from pathlib import Path
+from typing import Literal
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.command import Devices, PositiveInt, run
@@ -15,6 +16,7 @@ def trace(
     output: str,
     candidate: str = "lit_mnist:LitMNIST",
     devices: Devices = 1,
+    accelerator: Literal["cpu", "gpu", "mps"] = "cpu",
     checkpoint: str | None = None,
     kill_after: PositiveInt | None = None,
     model: str | None = None,
@@ -31,6 +33,7 @@ def trace(
         output: File (.npz) to write.
         candidate: The LightningModule, as package.module:Class.
         devices: How many processes on the CPU train together.
+        accelerator: What one process trains on.
         checkpoint: File of a checkpoint, from which the training resumes if it is there.
         kill_after: Write the checkpoint after so many steps; then each process kills itself (SIGKILL).
         model: File (.json) that describes another Keras model than the documented one, as keras_ref.parity writes it.
@@ -40,6 +43,8 @@ def trace(
     flags = {name: value for name, value in locals().items() if value is not None}
     if kill_after is not None and not checkpoint:
         raise InputError(f"--kill_after {kill_after}: give the --checkpoint to write, too")
+    if devices > 1 and accelerator != "cpu":
+        raise InputError(f"--accelerator {accelerator}: several processes train on the CPU alone; leave out --devices")
     for path in (output, *([checkpoint] if checkpoint else [])):
         check_output(Path(path))
     given = TraceInputs.read(Path(inputs))
@@ -53,7 +58,9 @@ def trace(
     exit_with_parent()
     file = Path(checkpoint) if checkpoint else None
     port = resolve(candidate, model or "", data or "", layers or "", given.learning_rate, given.dtype)
-    arrays = trace_training(given, port, devices=devices, checkpoint=file, kill_after=kill_after)
+    arrays = trace_training(
+        given, port, devices=devices, checkpoint=file, kill_after=kill_after, accelerator=accelerator
+    )
     if may_be_first_process():
         write_arrays(Path(output), arrays)
     return None

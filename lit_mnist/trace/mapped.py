@@ -251,7 +251,7 @@ class MappedCandidate:
                         return None
                     mask = dropout_mask(layer, rate, step(), (len(inputs[0]) * world_size, *shape))[rank::world_size]
                     keep = torch.from_numpy(np.ascontiguousarray(self.orders[layer].to_torch(mask)))
-                    return torch.where(keep, inputs[0] * (1 / (1 - rate)), inputs[0].new_zeros(()))
+                    return torch.where(keep.to(inputs[0].device), inputs[0] * (1 / (1 - rate)), inputs[0].new_zeros(()))
 
                 module.register_forward_hook(hook)
 
@@ -286,7 +286,8 @@ class MappedCandidate:
         elif array.dtype.kind in "iub":
             array = array.astype(np.int64)
         turned = own(array) if own else self.orders[""].to_torch(array)
-        return torch.as_tensor(np.ascontiguousarray(turned) if isinstance(turned, np.ndarray) else turned)
+        tensor = torch.as_tensor(np.ascontiguousarray(turned) if isinstance(turned, np.ndarray) else turned)
+        return tensor.to(next(self.module.parameters()).device)
 
     def data(self, given: TraceInputs) -> "ArrayData":
         """Return the batches of a training."""

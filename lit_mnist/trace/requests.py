@@ -181,12 +181,19 @@ def _prepared(batch: Any, module: L.LightningModule, brought: Any) -> tuple[np.n
 
 
 def trace(
-    progress: Progress, candidate: str, model: str, data: str, layers: str, data_dir: str, inputs: str
+    progress: Progress,
+    candidate: str,
+    model: str,
+    data: str,
+    layers: str,
+    data_dir: str,
+    inputs: str,
+    accelerator: str = "cpu",
 ) -> dict[str, np.ndarray]:
     """Return the trace of a training that is given in a file."""
     given = TraceInputs.read(Path(inputs))
     port = resolve(candidate, model, data, layers, given.learning_rate, given.dtype)
-    return trace_training(given, port, progress)
+    return trace_training(given, port, progress, accelerator=accelerator)
 
 
 def load(
@@ -201,7 +208,14 @@ def load(
 
 
 def results(
-    progress: Progress, candidate: str, model: str, data: str, layers: str, data_dir: str, seed: int
+    progress: Progress,
+    candidate: str,
+    model: str,
+    data: str,
+    layers: str,
+    data_dir: str,
+    seed: int,
+    accelerator: str = "cpu",
 ) -> dict[str, np.ndarray]:
     """Return what a whole documented training from a seed comes to."""
-    return train_as_documented(candidate, data_dir, seed, progress=progress)
+    return train_as_documented(candidate, data_dir, seed, progress=progress, accelerator=accelerator)

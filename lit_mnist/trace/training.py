@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
@@ -35,6 +36,7 @@ def trace_training(
     devices: int = 1,
     checkpoint: Path | None = None,
     kill_after: int | None = None,
+    accelerator: str = "cpu",
 ) -> dict[str, np.ndarray]:
     """Train as given and return all that can be compared, keyed as in a trace's output file.
 
@@ -47,6 +49,7 @@ def trace_training(
         devices: processes on the CPU, which torchrun has started.
         checkpoint: file of Lightning's, to resume from if it is there; it holds what was kept of each step, too.
         kill_after: the step after which to write it and to end by SIGKILL.
+        accelerator: that trains it.
 
     Raises:
         InputError: if the candidate lacks something.
@@ -68,7 +71,7 @@ def trace_training(
 
     trace = StepTrace(given, candidate, checkpoint, kill_after)
     settled = SettledBuckets(candidate.input_shape)
-    trainer = make_trainer(given.epochs, given.dtype, [trace, settled], progress, devices)
+    trainer = make_trainer(given.epochs, given.dtype, [trace, settled], progress, devices, accelerator)
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
     trainer.fit(module, data, ckpt_path=earlier, weights_only=False)
     return {
@@ -92,7 +95,7 @@ def _without_training(given: TraceInputs, candidate: MappedCandidate) -> dict[st
 
 
 def train_as_documented(
-    name: str, data_dir: str, seed: int, epochs: int = 10, progress: Progress | None = None
+    name: str, data_dir: str, seed: int, epochs: int = 10, progress: Progress | None = None, accelerator: str = "cpu"
 ) -> dict[str, np.ndarray]:
     """Train from the candidate's own start weights and in its own order of the images.
 
@@ -104,7 +107,7 @@ def train_as_documented(
     candidate = Candidate(name)
     data = candidate.data_module(data_dir, batch_size=100, seed=seed)
     log = EpochLog()
-    trainer = make_trainer(epochs, "float32", [log], progress)
+    trainer = make_trainer(epochs, "float32", [log], progress, accelerator=accelerator)
     trainer.fit(candidate.module, data)
     probabilities = predict_test_images(trainer, candidate.module, data).astype(np.float64)
     labels = data.test.tensors[1].numpy()
@@ -116,22 +119,34 @@ def train_as_documented(
 
 
 def make_trainer(
-    epochs: int, dtype: str, callbacks: list[L.Callback], progress: Progress | None = None, devices: int = 1
+    epochs: int,
+    dtype: str,
+    callbacks: list[L.Callback],
+    progress: Progress | None = None,
+    devices: int = 1,
+    accelerator: str = "cpu",
 ) -> L.Trainer:
-    """Return a Trainer on the CPU that writes and shows nothing."""
+    """Return a Trainer that writes and shows nothing.
+
+    Raises:
+        InputError: if this machine has no such accelerator.
+    """
     silence_lightning()
-    return L.Trainer(
-        accelerator="cpu",
-        devices=devices,
-        precision="64-true" if dtype == "float64" else "32-true",
-        max_epochs=epochs,
-        callbacks=[*callbacks, ProgressCallback(progress)] if progress else callbacks,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision="64-true" if dtype == "float64" else "32-true",
+            max_epochs=epochs,
+            callbacks=[*callbacks, ProgressCallback(progress)] if progress else callbacks,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise InputError(f"--accelerator {accelerator}: {' '.join(str(error).split())}") from error
 
 
 Data = MNISTDataModule | ArrayData

@@ -208,6 +208,7 @@ def test_a_candidate_that_cannot_be_run_is_an_error_not_a_verdict(command: Comma
         (["--output", "out.npz", "--kill_after", "3"], "--kill_after 3: give the --checkpoint"),
         (["--output", "out.npz", "--kill_after", "3", "--checkpoint", ""], "--kill_after 3: give the --checkpoint"),
         (["--output", "."], "a directory; name a file"),
+        (["--output", "out.npz", "--devices", "2", "--accelerator", "gpu"], "--accelerator gpu: several processes"),
         (["--output", "out.npz"], "in.npz: "),
     ],
 )

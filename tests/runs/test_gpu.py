@@ -9,6 +9,8 @@ import torch
 from commands import Flags, Training
 from conftest import results
 
+from keras_ref.parity import check_port
+from keras_ref.parity.golden import SHIPPED
 from lit_mnist import LitMNIST, MNISTDataModule
 
 pytestmark = [
@@ -44,6 +46,11 @@ def test_gpus_train_as_a_cpu_does(devices: int, tmp_path: Path, data_dir: Path) 
     assert results(tmp_path / "gpu") == pytest.approx(results(tmp_path / "cpu"), rel=1e-9)
 
 
+def test_the_ladder_holds_on_a_gpu() -> None:
+    result = check_port("lit_mnist:LitMNIST", steps=60, dtype="float64", accelerator="gpu", import_golden=str(SHIPPED))
+    result.raise_if_failed()
+
+
 def test_the_images_are_in_its_memory(data_dir: Path) -> None:
     data = MNISTDataModule(data_dir)
     data.trainer = make_gpu_trainer()
@@ -53,6 +60,7 @@ def test_the_images_are_in_its_memory(data_dir: Path) -> None:
     assert not any(tensor.is_cuda for tensor in data.test.tensors)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_never_waits_for_it(data_dir: Path) -> None:
     class Forbid(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
