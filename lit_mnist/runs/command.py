@@ -122,7 +122,8 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself. The process is the command's: it
+    ends with it, see `_end_process`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
