@@ -32,8 +32,8 @@ COMMANDS = ["lit_mnist.train", "keras_ref.train"]
     [
         *((module, flags) for module in COMMANDS for flags in (["--help"], ["--no_such_flag"], ["--batch_size", "0"])),
         *(
-            (f"lit_mnist.{name}", flags)
-            for name in ("evaluate", "predict", "export")
+            (module, flags)
+            for module in ("lit_mnist.evaluate", "lit_mnist.predict", "lit_mnist.export", "keras_ref.benchmark")
             for flags in (["--help"], ["--x"])
         ),
     ],
