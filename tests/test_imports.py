@@ -17,6 +17,7 @@ ROOMS = {  # the most particular name first: (may import of this project, librar
     ARRAYS: (("lit_mnist.errors", FORMAT), ("torch", "lightning", "tensorflow", "keras")),
     "lit_mnist.runs": (("lit_mnist.errors", "lit_mnist.runs"), ("tensorflow", "keras")),
     "lit_mnist.trace": (("lit_mnist",), ("tensorflow", "keras")),
+    "lit_mnist.benchmark": (("lit_mnist",), ("tensorflow", "keras")),
     "lit_mnist": (("lit_mnist",), ("tensorflow", "keras")),
     "keras_ref.trace": (
         ("keras_ref", "lit_mnist.errors", "lit_mnist.runs", FORMAT, ARRAYS, FRAMEWORKS),
@@ -71,11 +72,11 @@ def test_every_room_imports_what_it_may() -> None:
         own = {name for name in names if below(name, {"lit_mnist", "keras_ref"})}
         wrong += [(module, name) for name in own if not below(name, allowed)]
         if room == "lit_mnist":  # the port: no command, and `runs` for commands alone
-            beyond = {"lit_mnist.trace", *COMMANDS} if module in COMMANDS else {"lit_mnist.runs", "lit_mnist.trace"}
-            if module == LOADING:
-                beyond = {"lit_mnist.trace", *COMMANDS}
+            beyond = {"lit_mnist.trace", "lit_mnist.benchmark", *COMMANDS}
+            if module not in (LOADING, *COMMANDS):
+                beyond.add("lit_mnist.runs")
             wrong += [(module, name) for name in own if below(name, beyond)]
-        if room == "lit_mnist.trace":
+        if room in ("lit_mnist.trace", "lit_mnist.benchmark"):
             wrong += [(module, name) for name in own if below(name, COMMANDS)]
         wrong += [(module, name) for name in reached(module) if below(name, never)]
     assert not wrong

@@ -122,7 +122,8 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself. The process is the command's: it
+    ends with it, see `_end_process`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -131,6 +132,8 @@ def run(
         positional: name of the argument, a list of texts, that takes the words which belong to no flag.
     """
     _ignore_environment()
+    codes: list[int] = []
+    atexit.register(_end_process, codes)  # first, which makes it the last to be called
     atexit.register(_leave_process_group)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail
@@ -160,8 +163,10 @@ def run(
             if tell_parent(error):
                 sys.exit(1)
             raise
-    if isinstance(result, int):
-        sys.exit(result)
+    code = result if isinstance(result, int) else 0
+    codes.append(code)
+    if code:
+        sys.exit(code)
 
 
 def arguments(words: list[str], types: Mapping[str, Any], positional: str | None = None) -> Iterator[str]:
@@ -329,6 +334,18 @@ def _ignore_environment() -> None:
     for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # defaults for Lightning's Trainer
         del os.environ[name]
     os.environ["MPLBACKEND"] = "agg"  # figures are files here, and a wrong name stops the import
+
+
+def _end_process(codes: list[int]) -> None:
+    """End a process whose work is done (`codes` holds its exit code) and leave its memory to the system.
+
+    Taking down torch and its libraries would cost a tenth of the peak memory and a second or more, for nothing. Threads
+    and all other exit functions have ended by now, so that what they write is written.
+    """
+    if codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[0])
 
 
 def _leave_process_group() -> None:

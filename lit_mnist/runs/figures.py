@@ -117,6 +117,7 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
             rows,
             columns,
             squeeze=False,
+            subplot_kw={"xticks": (), "yticks": ()},  # not drawn, ticks would be made and measured all the same
             gridspec_kw={
                 "left": 0.05 / width,
                 "right": 1 - 0.05 / width,

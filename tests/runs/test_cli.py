@@ -32,8 +32,8 @@ COMMANDS = ["lit_mnist.train", "keras_ref.train"]
     [
         *((module, flags) for module in COMMANDS for flags in (["--help"], ["--no_such_flag"], ["--batch_size", "0"])),
         *(
-            (f"lit_mnist.{name}", flags)
-            for name in ("evaluate", "predict", "export")
+            (module, flags)
+            for module in ("lit_mnist.evaluate", "lit_mnist.predict", "lit_mnist.export", "keras_ref.benchmark")
             for flags in (["--help"], ["--x"])
         ),
     ],
@@ -273,3 +273,23 @@ def test_what_cannot_be_recorded_is_refused_before_any_training(
     flags: list[str], says: str, tmp_path: Path, command: Command
 ) -> None:
     check_refused("keras_ref.record", flags, says, tmp_path, command)
+
+
+def test_a_command_that_is_done_ends_without_taking_its_libraries_down(command: Command) -> None:
+    code = (
+        "import atexit, sys\n"
+        "from lit_mnist.runs.command import run\n"
+        "class Library:\n"
+        "    def __del__(self): print('taken down')\n"
+        "library = Library()\n"
+        "def work(code: int = 0) -> int:\n"
+        '    """Work.\n\n    Args:\n        code: to exit with.\n    """\n'
+        "    atexit.register(print, 'written')\n"
+        "    sys.stdout.write('done ')\n"
+        "    return code\n"
+        "sys.argv[1:] = ['--code', CODE]\n"
+        "run(work, 'work')\n"
+    )
+    for exit_code in ("0", "3"):
+        finished = command("-c", code.replace("CODE", repr(exit_code)))
+        assert (finished.returncode, finished.stdout) == (int(exit_code), "done written\n"), finished.stderr
