@@ -122,8 +122,8 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself. The process is the command's: it
-    ends with it, see `_end_process`.
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself. A process that is the command's
+    own ends with it, see `_end_process`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -133,7 +133,8 @@ def run(
     """
     _ignore_environment()
     codes: list[int] = []
-    atexit.register(_end_process, codes)  # first, which makes it the last to be called
+    if function.__module__ == "__main__":  # else the process is somebody else's, a test runner's, say
+        atexit.register(_end_process, codes)  # first, which makes it the last to be called
     atexit.register(_leave_process_group)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that the terminal cannot show is no reason to fail

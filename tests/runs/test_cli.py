@@ -140,7 +140,7 @@ def test_types_are_named_in_words() -> None:
     ("package", "commands"),
     [
         ("lit_mnist", [f"lit_mnist.{name}" for name in ("evaluate", "export", "predict", "trace", "train")]),
-        ("keras_ref", ["keras_ref.parity", "keras_ref.record", "keras_ref.trace", "keras_ref.train"]),
+        ("keras_ref", [f"keras_ref.{name}" for name in ("benchmark", "parity", "record", "trace", "train")]),
     ],
 )
 def test_a_package_lists_its_commands(package: str, commands: list[str], command: Command) -> None:

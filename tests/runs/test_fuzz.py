@@ -1,6 +1,5 @@
 """Damaged at random: data files, configs, checkpoints. Each is refused in one line or used as it is; no traceback."""
 
-import atexit
 import contextlib
 import functools
 import random
@@ -92,7 +91,6 @@ def test_configs(cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     def take(**flags: Any) -> None:
         given.append(flags)
 
-    monkeypatch.setattr(atexit, "register", lambda *_: None)  # the process is pytest's, which has its own end
     monkeypatch.setattr(sys, "argv", ["train", "--config", str(tmp_path / "config.yaml")])
     flags = {"seed": 1, "batch_size": 100, "learning_rate": 0.001, "devices": "auto", "resume": None, "run_name": "x"}
     junk = [None, True, -1, 0, 2**70, 1e400, float("nan"), "", "x", [], [1], {"a": 1}, "!!python/name:os.system"]
