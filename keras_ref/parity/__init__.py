@@ -16,6 +16,7 @@ def check_port(
     batch_size: int = 32,
     seed: int = 0,
     dtype: Literal["both", "float64", "float32"] = "both",
+    backend: Literal["tensorflow", "jax", "torch"] = "tensorflow",
     seeds: int = 0,
     devices: bool = False,
     resume: bool = False,
@@ -37,6 +38,7 @@ def check_port(
         batch_size: of the trajectory, of another model than the documented one.
         seed: decides start weights and batches.
         dtype: precision of the trainings.
+        backend: what Keras runs on in float32.
         seeds: trainings for rung 11.
         devices: climb rung 12 as well.
         resume: climb rung 13 as well.

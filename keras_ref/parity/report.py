@@ -199,7 +199,7 @@ def of_keras(sides: Sides) -> dict[str, str]:
     """Return the versions of what answered for Keras' side."""
     if sides.golden:
         return {name: sides.golden.versions[name] for name in ("keras", "tensorflow")}
-    return versions("keras", "tensorflow")
+    return versions("keras", *dict.fromkeys(("tensorflow", sides.backend)))
 
 
 def command_line(config: Mapping[str, Any]) -> str:
@@ -209,6 +209,7 @@ def command_line(config: Mapping[str, Any]) -> str:
         f"--{name} {shlex.quote(json.dumps(value) if not isinstance(value, str) else value)}"
         for name, value in config.items()
         if value and name not in ("data_dir", "report") and (name != "batch_size" or config["data"])
+        if (name, value) != ("backend", "tensorflow")
     ]
     return " ".join(["python -m keras_ref.parity", *flags])
 
