@@ -78,7 +78,10 @@ class Rung:
             if why := self._other_computation(sides, training, theirs, exact):
                 yield NotChecked(f"{self.name} of the training {training}", why)
                 continue
-            yield from checks.labelled(training, placed(self.check(ours, theirs, exact, unrounded), theirs))
+            found = list(checks.labelled(training, placed(self.check(ours, theirs, exact, unrounded), theirs)))
+            yield from found
+            if not all(one.holds for one in found if isinstance(one, Comparison)):
+                return  # the first divergence is there; what other trainings say does not change it
 
     def _of_tensorflow(self, dtype: str) -> str:
         """Return why it is not climbed with Keras on another backend; "" if it is."""
