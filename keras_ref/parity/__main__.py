@@ -116,12 +116,13 @@ def refuse_others(flags: dict[str, Any], mode: str, *taken: str) -> None:
 
 def run_backends(flags: dict[str, Any]) -> int:
     """Train on all backends, show the table, and return the exit code: it finds out, and judges nothing."""
+    refuse_others(flags, "backends", "candidate", "steps", "seed", "report", "data_dir")
+
     from keras_ref.parity.backends import compare_executions, table, write
     from keras_ref.parity.display import Display, make_console
     from keras_ref.parity.report import prepare_report
     from keras_ref.parity.result import opened
 
-    refuse_others(flags, "backends", "candidate", "steps", "seed", "report", "data_dir")
     if flags["report"] is not None:
         prepare_report(Path(flags["report"]))
     console = make_console()

@@ -90,7 +90,7 @@ def _cell(rows: Sequence[Mapping[str, Any]], execution: str) -> str:
 
 def table(findings: Mapping[str, Any]) -> Table:
     """Show the table in the terminal."""
-    rows = Table("rung", "Keras on tensorflow", *findings["executions"])
+    rows = Table("rung", "Keras on TensorFlow", *findings["executions"])
     for rung, *errors in cells(findings):
         rows.add_row(rung, "1", *errors)
     return rows
@@ -98,7 +98,7 @@ def table(findings: Mapping[str, Any]) -> Table:
 
 def markdown(findings: Mapping[str, Any]) -> str:
     """Return the table as pages have it."""
-    header = ["rung", "Keras on tensorflow", *findings["executions"]]
+    header = ["rung", "Keras on TensorFlow", *findings["executions"]]
     rows = [header, ["---"] * len(header), *([rung, "1", *errors] for rung, *errors in cells(findings))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
