@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.adam import adam  # the public function behind torch.optim.Adam
 
 IN_TORCH = {"learning_rate": "lr", "beta_1": "betas", "beta_2": "betas", "epsilon": "eps"}  # by Keras' name
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 OF_ALL_GROUPS = ("global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency")
 STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "average")  # tensors of a parameter's shape
 
@@ -39,6 +40,10 @@ class KerasAdam(torch.optim.Optimizer):
     Here the correction is put into alpha, and torch's kernel is told that it is at step infinity, where
     beta^t = 0 and it corrects nothing: what is left of its formula is Keras' formula, rounding included.
 
+    A sparse gradient is taken as Keras on TensorFlow takes that of an embedding, one row for each time that a token
+    occurs in the batch: g is the sum of the rows of a token, g^2 the sum of their squares
+    (`lit_mnist.porting.KerasEmbedding` says more).
+
     Before that, keras/src/optimizers/base_optimizer.py clips the gradients, then decays the weights by
     `w -= w * weight_decay * lr`; after it, it updates the moving averages of the weights.
 
@@ -61,6 +66,8 @@ class KerasAdam(torch.optim.Optimizer):
         ema_momentum: share of the old average at each step, in [0, 1].
         ema_overwrite_frequency: after every so many steps the averages become the weights; None for never.
         fused: use torch's fused kernel (CPU, CUDA and MPS have one).
+        float32_constants: pass betas and weight_decay through float32 in a float64 model, as Keras on TensorFlow does.
+            False is for what is compared with constants that keep their bits; in float32 it changes nothing.
 
     Raises:
         ValueError: if a number is out of its range, or two ways of clipping are asked for.
@@ -82,6 +89,7 @@ class KerasAdam(torch.optim.Optimizer):
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
         fused: bool = True,
+        float32_constants: bool = True,
         **others: Any,
     ) -> None:
         for name in others:
@@ -101,6 +109,7 @@ class KerasAdam(torch.optim.Optimizer):
             "clipnorm": clipnorm,
             "clipvalue": clipvalue,
             "fused": fused,
+            "float32_constants": float32_constants,
             "t": 0,
             "global_clipnorm": global_clipnorm,
             "use_ema": use_ema,
@@ -190,25 +199,31 @@ class KerasAdam(torch.optim.Optimizer):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: if a gradient is sparse or complex, which Keras' Adam does not update in this way.
+            RuntimeError: if a gradient is complex, sparse in another way than that of an embedding, or sparse where
+                gradients are clipped.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for gradient in gradients:
-            if gradient.is_sparse or gradient.is_complex():
-                raise RuntimeError(
-                    f"KerasAdam: expected dense and real gradients, got {gradient.layout}, {gradient.dtype}"
-                )
+        for group in self.param_groups:
+            clipped = any(group[name] is not None for name in CLIPPING)
+            for parameter in group["params"]:
+                if parameter.grad is not None and taken(parameter.grad).is_sparse and clipped:
+                    raise RuntimeError("the rows of an embedding's gradient cannot be clipped; use nn.Embedding")
         if not gradients:
             return loss  # no step, as in Keras
         scale = self._global_scale(gradients)
         for group in self.param_groups:
             group["t"] += 1
-            for dtype in {parameter.dtype for parameter in group["params"] if parameter.grad is not None}:
-                self._update([p for p in group["params"] if p.grad is not None and p.dtype == dtype], group, scale)
+            self._decay(group)
+            dense = [p for p in group["params"] if p.grad is not None and not p.grad.is_sparse]
+            for dtype in {parameter.dtype for parameter in dense}:
+                self._update([p for p in dense if p.dtype == dtype], group, scale)
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    self._update_rows(parameter, group)
             if group["use_ema"]:
                 self._update_averages(group)
         return loss
@@ -221,20 +236,41 @@ class KerasAdam(torch.optim.Optimizer):
                 if "average" in self.state[parameter]:
                     parameter.copy_(self.state[parameter]["average"])
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any], scale: Tensor | None) -> None:
-        """Update parameters of one group and dtype, all of which have a gradient."""
-        gradients = [_clipped(parameter.grad, group, scale) for parameter in parameters]  # type: ignore[arg-type]
-        states = [self.state[parameter] for parameter in parameters]
-        for parameter, state in zip(parameters, states, strict=True):
-            for name in STATE[: 3 if group["amsgrad"] else 2]:
-                if name not in state:
-                    state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    def _decay(self, group: dict[str, Any]) -> None:
         if group["weight_decay"]:
             # As keras.ops.cast(0.004, "float64"), through float32.
-            decay = float(np.float32(group["weight_decay"]))
-            for parameter in parameters:
-                if parameter not in self._not_decayed:
+            rounded = group["float32_constants"]
+            decay = float(np.float32(group["weight_decay"])) if rounded else group["weight_decay"]
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter not in self._not_decayed:
                     parameter.sub_(parameter * decay * group["lr"])
+
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a parameter, made of zeros before its first step."""
+        state = self.state[parameter]
+        for name in STATE[: 3 if group["amsgrad"] else 2]:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
+
+    def _update_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Update a parameter whose gradient is rows, for which torch has no kernel: it would square their sum."""
+        gradient, state = parameter.grad, self._start(parameter, group)
+        assert gradient is not None
+        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+        m.add_((gradient.to_dense() - m) * (1 - beta1))
+        v.add_((squared(gradient) - v) * (1 - beta2))
+        if group["amsgrad"]:
+            v = torch.maximum(state["max_exp_avg_sq"], v, out=state["max_exp_avg_sq"])
+        parameter.sub_(m * self._alpha(parameter, group) / (v.sqrt() + group["eps"]))
+
+    def _alpha(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        return keras_alpha(group["lr"], group["t"], group["betas"], parameter.dtype, group["float32_constants"])
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any], scale: Tensor | None) -> None:
+        """Update parameters of one group and dtype, all of which have a dense gradient."""
+        gradients = [_clipped(parameter.grad, group, scale) for parameter in parameters]  # type: ignore[arg-type]
+        states = [self._start(parameter, group) for parameter in parameters]
         tensors = [*parameters, *gradients, *(state[name] for state in states for name in state if name in STATE)]
         fused = group["fused"] and _in_one_layout(tensors)
         devices = {parameter.device for parameter in parameters}
@@ -252,7 +288,7 @@ class KerasAdam(torch.optim.Optimizer):
             "amsgrad": group["amsgrad"],
             "beta1": beta1,
             "beta2": beta2,
-            "lr": keras_alpha(group["lr"], group["t"], group["betas"], parameters[0].dtype),
+            "lr": self._alpha(parameters[0], group),
             "weight_decay": 0,
             "eps": group["eps"],
             "maximize": False,
@@ -302,7 +338,9 @@ def has_kernel() -> bool:
     return hasattr(torch, "_fused_adam_") and str(torch.ops.aten._fused_adam_.default._schema) == KERNEL
 
 
-def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype: torch.dtype) -> float:
+def keras_alpha(
+    learning_rate: float, t: int, betas: tuple[float, float], dtype: torch.dtype, float32_constants: bool = True
+) -> float:
     """Return the factor of Keras' update at step t, rounded as Keras on TensorFlow rounds it.
 
     All of it is computed in the variable's precision. The betas pass through float32 on the way, in float64 too,
@@ -313,10 +351,34 @@ def keras_alpha(learning_rate: float, t: int, betas: tuple[float, float], dtype:
         t: number of the step, from 1.
         betas: decay of m and of v.
         dtype: dtype of the parameters; alpha is computed in float64 for float64, else in float32.
+        float32_constants: whether the betas pass through float32 in float64, too.
     """
     real = np.float64 if dtype == torch.float64 else np.float32
-    beta_1_power, beta_2_power = (real(np.float32(beta)) ** real(t) for beta in betas)
+    constant = np.float32 if float32_constants else real
+    beta_1_power, beta_2_power = (real(constant(beta)) ** real(t) for beta in betas)
     return float(real(learning_rate) * np.sqrt(real(1) - beta_2_power) / (real(1) - beta_1_power))
+
+
+def taken(gradient: Tensor) -> Tensor:
+    """Return a gradient.
+
+    Raises:
+        RuntimeError: if it is complex, or sparse in another way than that of an embedding.
+    """
+    if gradient.is_complex() or (gradient.is_sparse and gradient.sparse_dim() != 1):
+        raise RuntimeError(
+            f"expected real gradients, dense or of an embedding; got {gradient.layout}, {gradient.dtype}"
+        )
+    return gradient
+
+
+def squared(gradient: Tensor) -> Tensor:
+    """Return the squares of a gradient, dense: of a sparse one each row by itself, and then their sum."""
+    if not gradient.is_sparse:
+        return gradient.square()
+    squares = gradient.new_zeros(gradient.shape, layout=torch.strided)
+    # Not `indices()`, which would add up the rows of a token.
+    return squares.index_add_(0, gradient._indices()[0], gradient._values().square())
 
 
 def _clipped(gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Tensor:
@@ -347,7 +409,7 @@ def _check_group(group: dict[str, Any]) -> None:
     betas = group["betas"]
     if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise ValueError(f"betas are {group['betas']}, expected two numbers from 0 to less than 1")
-    asked = {name: group[name] for name in ("clipnorm", "clipvalue", "global_clipnorm") if group[name] is not None}
+    asked = {name: group[name] for name in CLIPPING if group[name] is not None}
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are given, expected one of them at most")
     for name, value in asked.items():

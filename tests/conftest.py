@@ -30,6 +30,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the back
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., Finished]
+OF_BOTH_SIDES = ("test_backends", "test_parity", "test_facts", "test_report", "test_third_party")
 
 
 def make_trainer(*callbacks: L.Callback, **flags: object) -> L.Trainer:
@@ -54,7 +55,11 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "sides" if Path(file).stem in ("test_parity", "test_facts", "test_report", "test_third_party") else file
+        return (
+            "sides"
+            if Path(file).stem in ("test_backends", "test_parity", "test_facts", "test_report", "test_third_party")
+            else file
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -11,30 +11,30 @@ import numpy as np
 from lit_mnist.trace.files import write_arrays
 
 
-def another_training(module: str, connection: Connection, log: str) -> None:
+def another_training(side: str, connection: Connection, log: str) -> None:
     _, _, output = connection.recv()
     write_arrays(Path(output), {"run_id": np.asarray("xyz"), "loss": np.zeros(3)})
     connection.send(None)
 
 
-def torn(module: str, connection: Connection, log: str) -> None:
+def torn(side: str, connection: Connection, log: str) -> None:
     _, _, output = connection.recv()
     Path(output).write_bytes(b"PK")
     connection.send(None)
 
 
-def killed(module: str, connection: Connection, log: str) -> None:
+def killed(side: str, connection: Connection, log: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def failing(module: str, connection: Connection, log: str) -> None:
+def failing(side: str, connection: Connection, log: str) -> None:
     Path(log).write_text("RuntimeError: no such layer")
     raise SystemExit(1)
 
 
-def silent(module: str, connection: Connection, log: str) -> None:
+def silent(side: str, connection: Connection, log: str) -> None:
     pass
 
 
-def stuck(module: str, connection: Connection, log: str) -> None:
+def stuck(side: str, connection: Connection, log: str) -> None:
     time.sleep(600)

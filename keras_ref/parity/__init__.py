@@ -1,29 +1,16 @@
 """The ladder: whether a port trains exactly as its Keras original. `python -m keras_ref.parity`, or `check_port`."""
 
-from typing import TYPE_CHECKING, Literal
+import inspect
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_ref.parity.result import Result
 
 
-def check_port(
-    candidate: str,
-    reference: str = "",
-    data: str = "",
-    layers: str | None = None,
-    rungs: list[int] | None = None,
-    steps: int = 600,
-    batch_size: int = 32,
-    seed: int = 0,
-    dtype: Literal["both", "float64", "float32"] = "both",
-    seeds: int = 0,
-    accelerator: Literal["cpu", "gpu", "mps"] = "cpu",
-    devices: bool = False,
-    resume: bool = False,
-    data_dir: str = "data",
-    export_golden: str | None = None,
-    import_golden: str | None = None,
-) -> "Result":
+NOT_HERE = ("mutants", "report", "backends", "compare")  # what the command does besides climbing
+
+
+def check_port(candidate: str, reference: str = "", data: str = "", **flags: Any) -> "Result":
     """Compare a port with its Keras original, as `python -m keras_ref.parity` does, in silence.
 
         check_port("my_port:LitNet", "my_keras:build_model", "my_data:load").raise_if_failed()
@@ -32,25 +19,20 @@ def check_port(
         candidate: the port, as package.module:Class.
         reference: the original, as package.module:function, or a .keras file; "" for the documented model.
         data: the examples, as package.module:function; "" for MNIST and the documented model.
-        layers: file that says which module is which layer; None where names say it.
-        rungs: numbers of the rungs to climb; None for the usual ones.
-        steps: of the trajectory.
-        batch_size: of the trajectory, of another model than the documented one.
-        seed: decides start weights and batches.
-        dtype: precision of the trainings.
-        seeds: trainings for rung 11.
-        accelerator: what the port is trained on.
-        devices: climb rung 12 as well.
-        resume: climb rung 13 as well.
-        data_dir: directory of MNIST.
-        export_golden: file to write what Keras' side said to.
-        import_golden: file that such a climb wrote, in place of Keras' side, which need not be installed.
+        flags: flags of the command, by name, which are as there unless given: `layers`, `rungs`, `steps`, `batch_size`,
+            `seed`, `dtype`, `backend`, `accelerator`, `seeds`, `devices`, `resume`, `data_dir`, `export_golden`,
+            `import_golden`.
 
     Raises:
         InputError: if it could not be run.
+        TypeError: if there is no such flag.
     """
-    flags = dict(locals())
-
+    from keras_ref.parity.__main__ import parity
     from keras_ref.parity.result import compare
 
-    return compare(flags)
+    parameters = inspect.signature(parity).parameters
+    for name in flags:
+        if name not in parameters or name in NOT_HERE:
+            raise TypeError(f"check_port has no {name}")
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    return compare(defaults | flags | {"candidate": candidate, "reference": reference, "data": data})

@@ -20,6 +20,8 @@ def parity(
     batch_size: BatchSize = 32,
     seed: Seed = 0,
     dtype: Literal["both", "float64", "float32"] = "both",
+    backend: Literal["tensorflow", "jax", "torch"] = "tensorflow",
+    backends: bool = False,
     seeds: NonNegativeInt = 0,
     accelerator: Literal["cpu", "gpu", "mps"] = "cpu",
     devices: bool = False,
@@ -52,6 +54,9 @@ def parity(
         batch_size: Examples in a step of the trajectory of another model; the documented one has 100.
         seed: Decides start weights and batches.
         dtype: Precision of the training. In float32 our error against Keras' float64 run is held against Keras' own.
+        backend: What Keras runs on in float32. Float64 it keeps on TensorFlow alone, whose float64 run is what all are
+            held against.
+        backends: Instead of a climb, Keras on all backends that are installed and the port, side by side in float32.
         seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
         accelerator: What the port is trained on; Keras, and rungs 12 and 13, stay on the CPU.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
@@ -75,6 +80,8 @@ def parity(
 
     if compare is not None:
         return compare_files(flags, compare)
+    if backends:
+        return run_backends(flags)
     numbers = wanted_rungs(flags)
     if mutants and data:
         raise InputError("--mutants true: the wrong ports are ports of the documented model; leave out --data")
@@ -102,13 +109,42 @@ def parity(
     return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1
 
 
+def refuse_others(flags: dict[str, Any], mode: str, *taken: str) -> None:
+    """Refuse flags that one which stands in place of a climb does not take."""
+    for name, parameter in inspect.signature(parity).parameters.items():
+        if name not in (mode, *taken) and flags[name] != parameter.default:
+            raise InputError(f"--{name} {flags[name]}: does not go with --{mode}; leave it out")
+
+
+def run_backends(flags: dict[str, Any]) -> int:
+    """Train on all backends, show the table, and return the exit code: it finds out, and judges nothing."""
+    refuse_others(flags, "backends", "candidate", "steps", "seed", "report", "data_dir")
+
+    from keras_ref.parity.backends import compare_executions, table, write
+    from keras_ref.parity.display import Display, make_console
+    from keras_ref.parity.report import prepare_report
+    from keras_ref.parity.result import opened
+
+    if flags["report"] is not None:
+        prepare_report(Path(flags["report"]))
+    console = make_console()
+    exit_on_signals()
+    with Display(console, flags["candidate"]) as display, opened(flags, display.update) as sides:
+        findings = compare_executions(sides)
+        console.print(table(findings))
+        display.print("Error against Keras' float64 run on TensorFlow, in units of that of its float32 run there.")
+        for line in findings["not_checked"]:
+            display.print(f"Not checked: {line}")
+        if flags["report"] is not None:
+            write(Path(flags["report"]), findings)
+    return 0
+
+
 def compare_files(flags: dict[str, Any], names: list[str]) -> int:
     """Hold two traces against each other, and return the exit code."""
     from keras_ref.parity.traces import compare_traces, compared_in_words
 
-    for name, parameter in inspect.signature(parity).parameters.items():
-        if name != "compare" and flags[name] != parameter.default:
-            raise InputError(f"--{name} {flags[name]}: does not go with --compare; leave it out")
+    refuse_others(flags, "compare")
     paths = [Path(name) for name in names]
     verdicts = compare_traces(paths)
     print(compared_in_words(paths, verdicts))

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from keras_ref.parity.hints import hint
@@ -40,7 +48,9 @@ class Display:
             *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
         )
         self.names: dict[Side, str] = {"ours": candidate, "theirs": "Keras"}
-        self.tasks = {side: self.progress.add_task(name, total=None) for side, name in self.names.items()}
+        self.tasks: dict[Side, TaskID] = {}
+        for side in self.names:
+            self._add(side)
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -49,7 +59,13 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def _add(self, side: Side) -> None:
+        self.names.setdefault(side, f"Keras on {side}")
+        self.tasks[side] = self.progress.add_task(self.names[side], total=None)
+
     def update(self, side: Side, doing: str, step: int, steps: int) -> None:
+        if side not in self.tasks:
+            self._add(side)
         description = f"{self.names[side]}: {doing}"
         if step == 0:  # rich stops the clock of a bar that was full once
             self.progress.reset(self.tasks[side], description=description, total=steps or None)

@@ -14,8 +14,9 @@ from typing import Literal
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import write_arrays
 
-Side = Literal["ours", "theirs"]
-MODULES: dict[Side, str] = {"ours": "lit_mnist.trace.requests", "theirs": "keras_ref.trace.requests"}
+Side = Literal["ours", "theirs", "jax", "torch"]  # the port, Keras on TensorFlow, and Keras on another backend
+OF_KERAS: dict[Side, str] = {"theirs": "tensorflow", "jax": "jax", "torch": "torch"}  # its backends
+MODULES: dict[Side, str] = {"ours": "lit_mnist.trace.requests", **dict.fromkeys(OF_KERAS, "keras_ref.trace.requests")}
 SILENCE = 600  # seconds without a word from any process after which it is taken for stuck; 50 steps take one or two
 STEPS_BETWEEN_MESSAGES = 50
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -53,7 +54,7 @@ class SideProcess:
         self.side, self.log = side, log
         self.connection, other_end = context.Pipe()
         log.touch()
-        self.process = context.Process(target=answer, args=(MODULES[side], other_end, str(log)), daemon=True)
+        self.process = context.Process(target=answer, args=(side, other_end, str(log)), daemon=True)
         self.process.start()
         other_end.close()
         self.request: Request | None = None
@@ -100,8 +101,8 @@ def first_to_speak(processes: list[SideProcess]) -> list[SideProcess]:
     return [process for process in processes if process.connection in ready]
 
 
-def answer(module: str, connection: Connection, log: str) -> None:
-    """Call functions of a module as they are asked for, until the other end is closed: the life of a side's process.
+def answer(side: Side, connection: Connection, log: str) -> None:
+    """Call a side's functions as they are asked for, until the other end is closed: the life of its process.
 
     A function returns named arrays, which are written to the file; `progress`, its first argument, sends the steps
     done and their number.
@@ -109,13 +110,13 @@ def answer(module: str, connection: Connection, log: str) -> None:
     with Path(log).open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ |= ONE_THREAD_EACH
+    os.environ |= ONE_THREAD_EACH | {"KERAS_BACKEND": OF_KERAS.get(side, "")}
 
     def progress(step: int, steps: int) -> None:
         if step % STEPS_BETWEEN_MESSAGES == 0:
             connection.send((step, steps))
 
-    functions = importlib.import_module(module)
+    functions = importlib.import_module(MODULES[side])
     while True:
         try:
             name, arguments, output = connection.recv()

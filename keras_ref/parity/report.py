@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ref.parity.checks import STATES
 from keras_ref.parity.comparisons import largest_difference, relative_error
 from keras_ref.parity.display import mapping_lines
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
@@ -27,7 +28,7 @@ from lit_mnist.runs.files import versions, write_file
 from lit_mnist.trace.files import Arrays
 
 THRESHOLDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # nats; beyond which two losses of a step are said to have parted
-TENSORS = ("weights/", "adam_m/", "adam_v/", "probabilities")  # how the names of what is compared at the end begin
+TENSORS = (*(f"{kind}/" for kind in STATES), "probabilities")  # how the names of what is compared at the end begin
 
 
 def prepare_report(directory: Path) -> None:
@@ -129,7 +130,9 @@ def rung(verdict: Verdict) -> dict[str, Any]:
 def trajectory(sides: Sides, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
     """Return what rung 9 looked at, of each precision that got there; None if none did.
 
-    - `losses`: of every step, by side and precision, in nats per image;
+    - `exact`: what Keras' float64 run stands for: of another model than the documented one, which is compared with
+      constants that keep their bits, that run;
+    - `losses`: of every step, by side and precision;
     - `parted`: for each pair of trainings, the first step (from 1) at which their losses differ by more than each of
       `thresholds`, None where none does;
     - `tensors`: for each tensor, in float64 the largest difference of any element, in float32 the root
@@ -141,7 +144,8 @@ def trajectory(sides: Sides, verdicts: Sequence[Verdict]) -> dict[str, Any] | No
     traces: dict[tuple[str, str], Arrays] = {}
     for dtype in dtypes:
         traces["port", dtype], traces["keras", dtype] = sides.trace("long", dtype)
-    exact = traces["keras", "float64"] = sides.reference("long", "float64")
+    unrounded = sides.unrounded("long")
+    exact = traces["keras", "float64"] = sides.reference("long", "float64") if unrounded is None else unrounded
 
     parted = _parted(traces)
     tensors: dict[str, dict[str, float | None]] = {name: {} for name in exact if name.startswith(TENSORS)}
@@ -153,7 +157,13 @@ def trajectory(sides: Sides, verdicts: Sequence[Verdict]) -> dict[str, Any] | No
             elif side == "port":
                 tensors[name][f"{side} {dtype}"] = number(largest_difference(array, exact[name])[0])
     losses = {" ".join(key): [number(loss) for loss in trace["loss"]] for key, trace in traces.items()}
-    return {"losses": losses, "thresholds": THRESHOLDS, "parted": parted, "tensors": tensors}
+    return {
+        "exact": "as it is" if unrounded is None else "unrounded",
+        "losses": losses,
+        "thresholds": THRESHOLDS,
+        "parted": parted,
+        "tensors": tensors,
+    }
 
 
 def _parted(traces: Mapping[tuple[str, str], Arrays]) -> list[dict[str, Any]]:
@@ -199,7 +209,7 @@ def of_keras(sides: Sides) -> dict[str, str]:
     """Return the versions of what answered for Keras' side."""
     if sides.golden:
         return {name: sides.golden.versions[name] for name in ("keras", "tensorflow")}
-    return versions("keras", "tensorflow")
+    return versions("keras", *dict.fromkeys(("tensorflow", sides.backend)))
 
 
 def command_line(config: Mapping[str, Any]) -> str:
@@ -209,6 +219,7 @@ def command_line(config: Mapping[str, Any]) -> str:
         f"--{name} {shlex.quote(json.dumps(value) if not isinstance(value, str) else value)}"
         for name, value in config.items()
         if value and name not in ("data_dir", "report") and (name != "batch_size" or config["data"])
+        if (name, value) != ("backend", "tensorflow")
     ]
     return " ".join(["python -m keras_ref.parity", *flags])
 

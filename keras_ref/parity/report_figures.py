@@ -24,7 +24,8 @@ def draw(findings: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {}
     if findings["trajectory"]:
         figures["losses"] = loss_curves(findings["trajectory"]["losses"])
-        figures["differences"] = differences(findings["trajectory"]["losses"], findings["float64"])
+        losses, exact = findings["trajectory"]["losses"], findings["trajectory"]["exact"]
+        figures["differences"] = differences(losses, findings["float64"], exact)
         figures["tensors"] = tensors(findings["trajectory"]["tensors"], findings["float64"])
     if findings["distribution"]:
         figures["distribution"] = distribution(findings["distribution"])
@@ -65,17 +66,19 @@ def loss_curves(losses: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def differences(losses: Mapping[str, Any], tolerance: float) -> Figure:
+def differences(losses: Mapping[str, Any], tolerance: float, exact: str) -> Figure:
     """Draw how far the losses of a step are apart, on a logarithmic scale, in each precision.
 
     Args:
         losses: of every step, by side and precision.
         tolerance: of the float64 rungs.
+        exact: whether Keras in float64 is "as it is" or "unrounded".
     """
+    unrounded = " (unrounded)" if exact == "unrounded" else ""
     pairs = [
         ("port float32", "keras float32", "port and Keras, both in float32", PORT),
-        ("keras float32", "keras float64", "Keras in float32 and in float64", KERAS),
-        ("port float64", "keras float64", "port and Keras, both in float64", BOTH),
+        ("keras float32", "keras float64", f"Keras in float32 and in float64{unrounded}", KERAS),
+        ("port float64", "keras float64", f"port and Keras, both in float64{unrounded}", BOTH),
     ]
     with rc_context(STYLE):
         figure = Figure(figsize=(6, 4.2))

@@ -85,6 +85,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
         raise InputError(f"--reference {reference}: give the --data that it is trained on, too")
     layers = flags["layers"] or ""
     golden = _golden(flags)
+    _check_backend(flags)
     if layers and not data:
         raise InputError(f"--layers {layers}: goes with --reference and --data")
     with (
@@ -103,6 +104,7 @@ def opened(flags: Mapping[str, Any], progress: Progress = lambda *_: None) -> It
             accelerator=flags["accelerator"],
             progress=progress,
             golden=golden,
+            backend=flags["backend"],
         ) as sides,
     ):
         yield sides
@@ -171,6 +173,17 @@ def _golden(flags: Mapping[str, Any]) -> Golden | None:
     golden = Golden.read(Path(imported))
     golden.check(_plan(flags))
     return golden
+
+
+def _check_backend(flags: Mapping[str, Any]) -> None:
+    if flags["backend"] == "tensorflow":
+        return
+    where = f"--backend {flags['backend']}"
+    if flags["dtype"] == "float64":
+        raise InputError(f"{where}: Keras keeps float64 on TensorFlow alone; leave out --dtype float64")
+    for name in ("export_golden", "import_golden", "mutants"):
+        if flags.get(name):
+            raise InputError(f"{where}: --{name} goes with Keras on TensorFlow alone; leave one of them out")
 
 
 def _plan(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from keras_ref.parity.golden import Golden, NotInGoldenError, Recorded, alike, comparable, thinned, with_shares
-from keras_ref.parity.processes import ONE_THREAD_EACH, Request, Side, SideProcess, first_to_speak, last_line
+from keras_ref.parity.processes import (
+    MODULES,
+    ONE_THREAD_EACH,
+    Request,
+    Side,
+    SideProcess,
+    first_to_speak,
+    last_line,
+)
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import Arrays, TraceInputs, digest, read_arrays, write_arrays
 
@@ -44,6 +52,7 @@ class Sides:
         accelerator: what the port is trained on, but for rungs 12 and 13.
         progress: is given a side, what it does, the steps done and their number (0 if it is not known).
         golden: that answers in place of Keras' side; None where that side is asked.
+        backend: that Keras runs on in float32, tensorflow, jax or torch; all else is asked of it on TensorFlow.
         processes: of a side at most, for requests that do not wait for one another; by default one a core, up to 8.
     """
 
@@ -62,6 +71,7 @@ class Sides:
         accelerator: str = "cpu",
         progress: Progress = lambda *_: None,
         golden: Golden | None = None,
+        backend: str = "tensorflow",
         processes: int = min(os.cpu_count() or 1, 8),
     ) -> None:
         self.candidate, self.directory, self.data_dir = candidate, directory, data_dir
@@ -69,13 +79,13 @@ class Sides:
         self.data, self.layers, self.batch_size = data, layers, batch_size
         self.steps, self.seed, self.seeds, self.accelerator = steps, seed, seeds, accelerator
         self.progress, self.processes = progress, processes
-        self.golden = golden
+        self.golden, self.backend = golden, backend
         if golden:
             for name, content in golden.files.items():
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 (directory / name).write_bytes(content)
         self.started: list[SideProcess] = []
-        self.answers: dict[Side, dict[Request, Arrays]] = {"ours": {}, "theirs": {}}
+        self.answers: dict[Side, dict[Request, Arrays]] = {side: {} for side in MODULES}
 
     def __enter__(self) -> "Sides":
         return self
@@ -190,9 +200,12 @@ class Sides:
         """The weights that the long training in float64 ends with in Keras, in float32."""
         if self.golden:
             return self.golden.answer("trained")
-        # Of both, though ours is only wanted later: they run side by side.
-        _, final = self.trace("long", "float64")
-        weights = self.inputs("long", "float64").weights
+        inputs = self.inputs("long", "float64")
+        if self.trace_request("theirs", inputs) in self.answers["theirs"]:
+            final = self.reference("long", "float64")
+        else:  # of both, though ours is only wanted later: they run side by side
+            _, final = self.trace("long", "float64")
+        weights = inputs.weights
         return {key: final[f"weights/{key}"].astype(np.float32) for key in weights}
 
     def trace(self, training: str, dtype: str) -> tuple[Arrays, Arrays]:
@@ -216,9 +229,9 @@ class Sides:
 
     def saved(self, inputs: TraceInputs) -> dict[str, Path]:
         """Files in which Keras saved the model with the weights of a training, by kind."""
-        directory = self.directory / f"saved-{inputs.dtype}"
+        directory = self.directory / f"saved-{inputs.dtype}-{self._keras(inputs.dtype)}"
         given = dict(self.trace_request("theirs", inputs).arguments)["inputs"]
-        self.ask([self.request("theirs", "save", inputs=given, directory=str(directory))])
+        self.ask([self.request(self._keras(inputs.dtype), "save", inputs=given, directory=str(directory))])
         return {kind: directory / f"model{kind}" for kind in (".keras", ".weights.h5")}
 
     def loaded(self, file: Path) -> Arrays:
@@ -298,6 +311,11 @@ class Sides:
             path.write_text(json.dumps(self.model))
         return str(path)
 
+    def _keras(self, dtype: str) -> Side:
+        """Return which side of Keras is asked for what is in a precision."""
+        others: dict[str, Side] = {"jax": "jax", "torch": "torch"}
+        return others.get(self.backend, "theirs") if dtype == "float32" else "theirs"
+
     def trace_request(self, side: Side, inputs: TraceInputs, exact: int = 0) -> Request:
         # The id is a digest of the inputs: what another training left can never be taken for this one's trace. Where
         # the data are on this machine is left out.
@@ -306,8 +324,9 @@ class Sides:
         path = self.directory / f"{run_id}-in.npz"
         if not path.exists():
             write_arrays(path, replace(inputs, run_id=run_id).arrays())
-        arguments: dict[str, str | int] = {"exact": exact} if side == "theirs" else {"accelerator": self.accelerator}
-        return self.request(side, "trace", run_id, inputs=str(path), **arguments)
+        if side == "ours":
+            return self.request(side, "trace", run_id, inputs=str(path), accelerator=self.accelerator)
+        return self.request(self._keras(inputs.dtype), "trace", run_id, inputs=str(path), exact=exact)
 
     def ask(self, requests: list[Request], doing: str = "") -> list[Arrays]:
         """Send those of the requests that were not answered before, and return the answers of all.

@@ -1,6 +1,7 @@
 """What `keras_ref.parity` asks the original's side for: functions that return arrays."""
 
 import json
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -15,8 +16,10 @@ from lit_mnist.trace.arrays import row_digests
 from lit_mnist.trace.files import TraceInputs, digest, dropout_examples, dropout_facts
 from lit_mnist.trace.frameworks import refuse
 
-refuse("torch", "lightning", message="the original and its data are in a process of Keras: import no torch there")
-import_keras()
+BACKEND = os.environ["KERAS_BACKEND"]  # which `keras_ref.parity.processes` sets
+OTHERS = ("tensorflow", "lightning") if BACKEND == "torch" else ("torch", "lightning")
+refuse(*OTHERS, message=f"the original and its data are in a process of Keras: import no {OTHERS[0]} there")
+import_keras(BACKEND)
 
 import keras  # noqa: E402  # quietly
 

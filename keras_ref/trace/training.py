@@ -8,12 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_ref.trace.description import keys, recorded
 from keras_ref.trace.documented import Documented
+from keras_ref.trace.gradients import gradients
 from keras_ref.trace.reference import Batch, Reference
-from keras_ref.trace.unrounded import unrounded
 from lit_mnist.errors import InputError
 from lit_mnist.runs.files import versions
 from lit_mnist.trace.files import Arrays, TraceInputs, dropout_mask
@@ -56,7 +55,7 @@ def trace_training(
     def batches() -> Iterator[Batch]:
         return (batch(step) for step in range(len(given.batches)))
 
-    with unrounded() if exact else contextlib.nullcontext():
+    with _constants(exact):
         model = reference.build()
         if given.learning_rate is not None:
             model.optimizer.learning_rate = given.learning_rate
@@ -67,9 +66,8 @@ def trace_training(
         load(variables, given.weights)
         loaded = {f"loaded/{name}": variable.numpy() for name, variable in variables.items()}
         trace = StepTrace(model, variables, batch, given, progress)
-        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in batch(0))
         fitted = model.fit(
-            tf.data.Dataset.from_generator(batches, output_signature=signature),
+            batches(),
             epochs=given.epochs,
             steps_per_epoch=given.steps_per_epoch,
             callbacks=[trace],
@@ -87,8 +85,16 @@ def trace_training(
             tested = model.evaluate(inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **_of(targets))
             arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in reported}
     arrays["run_id"] = np.asarray(given.run_id)
-    arrays["versions"] = np.asarray(json.dumps(versions("keras", "tensorflow", "numpy")))
+    arrays["versions"] = np.asarray(json.dumps(versions("keras", keras.backend.backend(), "numpy")))
     return arrays
+
+
+def _constants(exact: bool) -> contextlib.AbstractContextManager[None]:
+    if not exact:
+        return contextlib.nullcontext()
+    from keras_ref.trace.unrounded import unrounded  # of TensorFlow
+
+    return unrounded()
 
 
 def _of(targets: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -148,7 +154,7 @@ class LastBatch(keras.metrics.Metric):  # type: ignore[misc]  # keras has no typ
         self.value.assign(keras.ops.mean(self.function(y_true, y_pred)))
 
     def result(self) -> Any:
-        return self.value
+        return keras.ops.convert_to_tensor(self.value)
 
     def reset_state(self) -> None:
         pass
@@ -172,13 +178,15 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
         self.layers = keras.Model(model.inputs[0], outputs)
         self.drops = [Draws(layer) for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
         self.modal = any(isinstance(layer, MODAL) for layer in all_layers(model))
-        self.last_loss = keep_loss(model, given.dtype)
+        self.last_loss = keep_loss(model)
+        if self.drops and keras.backend.backend() != "tensorflow":
+            model.run_eagerly = True  # so that a step sees its own draws
         self.kept: dict[str, np.ndarray] = {}
         self.losses: list[float] = []
         self.accuracies: list[float] = []
 
     def on_train_batch_begin(self, batch_index: int, logs: Any = None) -> None:
-        step = len(self.losses)
+        model, step = self.model, len(self.losses)  # on JAX `self.model` is what puts the values into the variables
         inputs, *targets = self.batch(step)
         for drop in self.drops:
             drop.draw(step, len(inputs))
@@ -186,24 +194,21 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
             self.kept |= self.activations("activations", inputs)
         if step in self.given.record_at:
             self.kept |= self.activations(f"activations/{step}", inputs)
-            before = [variable.numpy() for variable in self.model.non_trainable_variables]
+            before = [variable.numpy() for variable in model.non_trainable_variables]
             if self.modal:
                 self.kept |= self.activations(f"training/{step}", inputs, training=True)
                 self._restore(before)
-            with tf.GradientTape() as tape:
-                outputs = self.model(inputs, training=True)
-                loss = self.model.compute_loss(inputs, targets[0], outputs, *targets[1:])
-            gradients = tape.gradient(loss, self.model.trainable_variables)
+            of_all = gradients(model, inputs, targets)
             self._restore(before)
-            of = {id(v): g for v, g in zip(self.model.trainable_variables, gradients, strict=True)}
+            of = {id(v): gradient for v, gradient in zip(model.trainable_variables, of_all, strict=True)}
             for name, variable in self.variables.items():
                 if (gradient := of.get(id(variable))) is not None:
-                    self.kept[f"gradients/{step}/{name}"] = tf.convert_to_tensor(gradient).numpy()
+                    self.kept[f"gradients/{step}/{name}"] = gradient
 
     def on_train_batch_end(self, batch_index: int, logs: Any = None) -> None:
-        step = len(self.losses)
+        model, step = self.model, len(self.losses)
         if step in self.given.record_at:
-            self.kept |= state(self.model, self.variables, f"after/{step}/")
+            self.kept |= state(model, self.variables, f"after/{step}/")
         self.losses.append(float(self.last_loss.numpy()))
         if "last_accuracy" in logs:
             self.accuracies.append(float(logs["last_accuracy"]))
@@ -214,7 +219,7 @@ class StepTrace(keras.callbacks.Callback):  # type: ignore[misc]
 
     def activations(self, prefix: str, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray]:
         given = self.layers(inputs, training=training)
-        return {f"{prefix}/{name}": tensor.numpy() for name, tensor in given.items()}
+        return {f"{prefix}/{name}": keras.ops.convert_to_numpy(tensor) for name, tensor in given.items()}
 
     def _restore(self, values: list[np.ndarray]) -> None:
         for variable, value in zip(self.model.non_trainable_variables, values, strict=True):
@@ -232,17 +237,18 @@ def all_layers(model: keras.Model) -> Iterator[Any]:
             yield from all_layers(layer)
 
 
-def keep_loss(model: keras.Model, dtype: str) -> Any:
+def keep_loss(model: keras.Model) -> Any:
     """Keep the loss of each batch, with what regularises it, as `fit` differentiates it, in a variable.
 
-    The model's own method is wrapped: `fit` reports running means alone.
+    The model's own method is wrapped: `fit` reports running means alone. The variable is one of the metric of the loss,
+    because JAX returns from a step what belongs to the model and nothing else.
     """
     compute_loss = model.compute_loss
-    last = tf.Variable(0.0, dtype=dtype, trainable=False)
+    last = model.metrics[0].add_variable((), "zeros", name="last")
 
     def kept(*arguments: Any, **named: Any) -> Any:
         loss = compute_loss(*arguments, **named)
-        last.assign(tf.cast(loss, dtype))
+        last.assign(loss)
         return loss
 
     model.compute_loss = kept
@@ -257,14 +263,22 @@ class Draws:
 
     def __init__(self, layer: keras.layers.Dropout) -> None:
         self.name, self.rate, self.shape = layer.name, layer.rate, tuple(layer.input.shape[1:])
-        self.mask = tf.Variable(np.ones((1, *self.shape)), shape=(None, *self.shape), dtype=tf.bool, trainable=False)
+        self.mask: Any = np.ones((1, *self.shape), dtype=bool)
+        if keras.backend.backend() == "tensorflow":  # whose steps are compiled
+            import tensorflow as tf
+
+            self.mask = tf.Variable(self.mask, shape=(None, *self.shape), dtype=tf.bool, trainable=False)
 
         def call(inputs: Any, training: bool = False) -> Any:
             if not training or self.rate == 0:
                 return inputs
-            return tf.where(self.mask, inputs * (1 / (1 - self.rate)), tf.zeros((), inputs.dtype))
+            return keras.ops.where(self.mask, inputs * (1 / (1 - self.rate)), keras.ops.zeros((), inputs.dtype))
 
         layer.call = call
 
     def draw(self, step: int, examples: int) -> None:
-        self.mask.assign(dropout_mask(self.name, self.rate, step, (examples, *self.shape)))
+        mask = dropout_mask(self.name, self.rate, step, (examples, *self.shape))
+        if isinstance(self.mask, np.ndarray):
+            self.mask = mask
+        else:
+            self.mask.assign(mask)

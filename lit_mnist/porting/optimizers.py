@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_mnist.optim import squared, taken
+
 IN_TORCH = {"learning_rate": "lr", "epsilon": "eps"}  # by Keras' name
 
 
@@ -60,7 +62,7 @@ class KerasOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, _taken(parameter.grad), group)
+                    self._update(parameter, taken(parameter.grad), group)
         return loss
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
@@ -173,7 +175,7 @@ class KerasRMSprop(KerasOptimizer):
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         rho, dense = group["rho"], gradient.to_dense()
-        square = self._slot(parameter, "square_avg").mul_(rho).add_(_squared(gradient), alpha=1 - rho)
+        square = self._slot(parameter, "square_avg").mul_(rho).add_(squared(gradient), alpha=1 - rho)
         if group["centered"]:
             square = square - self._slot(parameter, "grad_avg").mul_(rho).add_(dense, alpha=1 - rho).square()
         step = dense * group["lr"] / (square + group["eps"]).sqrt()
@@ -220,22 +222,5 @@ class KerasAdagrad(KerasOptimizer):
         super().__init__(params, defaults, others)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        total = self._slot(parameter, "sum", group["initial_accumulator_value"]).add_(_squared(gradient))
+        total = self._slot(parameter, "sum", group["initial_accumulator_value"]).add_(squared(gradient))
         parameter.sub_(gradient.to_dense() * group["lr"] / (total + group["eps"]).sqrt())
-
-
-def _taken(gradient: Tensor) -> Tensor:
-    if gradient.is_complex() or (gradient.is_sparse and gradient.sparse_dim() != 1):
-        raise RuntimeError(
-            f"expected real gradients, dense or of an embedding; got {gradient.layout}, {gradient.dtype}"
-        )
-    return gradient
-
-
-def _squared(gradient: Tensor) -> Tensor:
-    """Return the squares of a gradient, dense: of a sparse one each row by itself, and then their sum."""
-    if not gradient.is_sparse:
-        return gradient.square()
-    squares = gradient.new_zeros(gradient.shape, layout=torch.strided)
-    # Not `indices()`, which would add up the rows of a token.
-    return squares.index_add_(0, gradient._indices()[0], gradient._values().square())

@@ -1,5 +1,6 @@
 """The examples of a comparison: NumPy arrays that a function returns, the same for both sides."""
 
+import functools
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def row_digests(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.array([int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest()) for row in together], "u8")
 
 
+@functools.cache  # a side asks for them in every training
 def load_examples(name: str) -> Examples:
     """Call `package.module:function` and check what it returns.
 

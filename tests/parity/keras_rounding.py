@@ -69,6 +69,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "sgd weight decay": lambda: of_optimizer(optimizers.SGD(0.03, weight_decay=0.003)),
     "sgd clipnorm": lambda: of_optimizer(optimizers.SGD(0.03, clipnorm=0.3)),
     "adam": lambda: of_optimizer(optimizers.Adam(0.03)),
+    "adamw": lambda: of_optimizer(optimizers.AdamW(0.03)),
 }
 with unrounded() if sys.argv[1] == "unrounded" else contextlib.nullcontext():
     results = {name: np.asarray(case()) for name, case in CASES.items()}

@@ -18,6 +18,9 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "rmsprop rho": ("RMSprop", {"learning_rate": 0.01, "rho": 0.7, "epsilon": 1e-3}),
     "rmsprop momentum": ("RMSprop", {"learning_rate": 0.01, "momentum": 0.9}),
     "rmsprop centered": ("RMSprop", {"learning_rate": 0.01, "centered": True, "momentum": 0.5}),
+    "adam": ("Adam", {"learning_rate": 0.01}),
+    "adam amsgrad": ("Adam", {"learning_rate": 0.01, "amsgrad": True, "epsilon": 1e-3}),
+    "adamw": ("AdamW", {"learning_rate": 0.01, "weight_decay": 0.1}),
     "adagrad": ("Adagrad", {"learning_rate": 0.1}),
     "adagrad start": ("Adagrad", {"learning_rate": 0.1, "initial_accumulator_value": 0.3, "epsilon": 1e-2}),
 }

@@ -13,12 +13,20 @@ import scipy.stats
 import torch
 from torch import nn
 
-from lit_mnist import porting
+from lit_mnist import KerasAdam, KerasAdamW, porting
 
 Arrays = dict[str, np.ndarray]
 
 # What is allowed between ours and Keras' with constants that keep their bits. Measured: 1.1e-14 at most.
 TOLERANCE = 1e-12
+CLASSES: dict[str, Any] = {
+    "SGD": porting.KerasSGD,
+    "RMSprop": porting.KerasRMSprop,
+    "Adagrad": porting.KerasAdagrad,
+    "Adam": KerasAdam,
+    "AdamW": KerasAdamW,
+}
+OF_ADAM = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "velocity_hat": "max_exp_avg_sq"}
 IN_TORCH = {"learning_rate": "lr", "epsilon": "eps"}
 SCRIPT = Path(__file__).with_name("keras_porting.py")
 
@@ -62,7 +70,9 @@ def optimized(case: str, kind: str, keras: Arrays, **changed: Any) -> float:
     name, arguments = cases.OPTIMIZERS[case]
     renamed = {IN_TORCH.get(key, key): value for key, value in (arguments | changed).items()}
     parameter = nn.Parameter(tensor(cases.draw(*((5, 2) if kind == "rows" else (3, 4)))))
-    optimizer_class = {"SGD": porting.KerasSGD, "RMSprop": porting.KerasRMSprop, "Adagrad": porting.KerasAdagrad}[name]
+    optimizer_class = CLASSES[name]
+    if name in ("Adam", "AdamW"):
+        renamed.setdefault("float32_constants", False)
     optimizer = optimizer_class([parameter], **renamed)
     scheduler = porting.ExponentialDecay(optimizer, 10, 0.7) if kind == "True" else None
     worst = 0.0
@@ -79,9 +89,10 @@ def optimized(case: str, kind: str, keras: Arrays, **changed: Any) -> float:
     prefix = f"optimizers/{case}/{kind}/"
     for key, slot in keras.items():
         if key.startswith(prefix) and not key.removeprefix(prefix).isdigit():
-            (name,) = (name for slot, name in optimizer_class.keras_slots.items() if key.endswith(f"_{slot}"))
+            slots = getattr(optimizer, "keras_slots", OF_ADAM)
+            (own,) = (own for slot, own in slots.items() if key.endswith(f"_{slot}"))
             state = optimizer.state[parameter]
-            worst = max(worst, difference(state[name], slot) if name in state else np.inf)
+            worst = max(worst, difference(state[own], slot) if own in state else np.inf)
     return worst
 
 
@@ -100,6 +111,10 @@ def test_every_optimizer_takes_the_steps_of_keras(case: str, kind: str, theirs: 
         ("rmsprop", "False", {"rho": 0.9001}),
         ("rmsprop centered", "False", {"centered": False}),
         ("rmsprop momentum", "False", {"momentum": 0.9001}),
+        ("adam", "rows", {"epsilon": 1.1e-7}),
+        ("adam", "rows", {"float32_constants": True}),
+        ("adam", "False", {"float32_constants": True}),
+        ("adamw", "False", {"weight_decay": 0.1001}),
         ("adagrad", "False", {"initial_accumulator_value": 0.1001}),
         ("adagrad", "False", {"epsilon": 1.1e-7}),
     ],
@@ -307,7 +322,7 @@ def test_targets_get_the_rank_that_keras_gives_them(theirs: Arrays) -> None:
         porting.match_rank(targets[:5], predictions)
 
 
-ROUNDED = ("optimizers/momentum", "optimizers/nesterov", "optimizers/adagrad", "schedules")
+ROUNDED = ("optimizers/momentum", "optimizers/nesterov", "optimizers/adam", "optimizers/adagrad", "schedules")
 
 
 @pytest.mark.slow

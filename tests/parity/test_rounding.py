@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from porting_cases import draw
 from torch import Tensor
 
+from lit_mnist import KerasAdam
 from lit_mnist.porting import KerasSGD
 
 pytestmark = pytest.mark.slow
@@ -44,14 +45,13 @@ def trained(weight_decay: float = 0.0, clipnorm: float | None = None, momentum: 
     return parameter.detach()
 
 
-def adam() -> Tensor:
-    w = torch.from_numpy(draw(3, 2))
-    m, v = torch.zeros_like(w), torch.zeros_like(w)
+def adam(weight_decay: float = 0.0) -> Tensor:
+    w = torch.nn.Parameter(torch.from_numpy(draw(3, 2)))
+    optimizer = KerasAdam([w], lr=0.03, weight_decay=weight_decay, float32_constants=False)
     for step in range(8):
-        g = torch.from_numpy(draw(3, 2, seed=10 + step))
-        m, v = m + (g - m) * (1 - 0.9), v + (g**2 - v) * (1 - 0.999)
-        w = w - m * (0.03 * (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))) / (v.sqrt() + 1e-7)
-    return w
+        w.grad = torch.from_numpy(draw(3, 2, seed=10 + step))
+        optimizer.step()
+    return w.detach()
 
 
 # What every bit gives, and whether Keras as it is gives it.
@@ -81,6 +81,7 @@ CASES: dict[str, tuple[bool, Callable[[], Tensor]]] = {
     "sgd weight decay": (False, lambda: trained(weight_decay=0.003)),
     "sgd clipnorm": (True, lambda: trained(clipnorm=0.3)),
     "adam": (False, adam),
+    "adamw": (False, lambda: adam(weight_decay=0.004)),
 }
 
 
