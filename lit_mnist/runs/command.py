@@ -97,6 +97,8 @@ class OneLineErrorParser(ArgumentParser):
             default = options.get("default")
             shown_by_argparse = get_origin(annotation) is Literal or annotation is bool  # in braces, behind the flag
             takes = [] if shown_by_argparse or annotation in (str, str | None) else [in_words(annotation)]
+            if options.get("required"):
+                takes.append("required")
             if default is not None:
                 takes.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
             options["help"] = f"{options['help']} ({'; '.join(takes)})" if takes else options["help"]
@@ -231,6 +233,17 @@ def in_words(annotation: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else str(last)
     parts = [in_words(part) for part in get_args(annotation) if part is not NoneType]
     return " or ".join(parts)
+
+
+def check_installed(flag: str, extra: str, *packages: str) -> None:
+    """Make sure, before the work, that the packages are installed that a flag needs.
+
+    Raises:
+        InputError: if one is not; it says how to install it.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise InputError(f'{flag}: {package} is not installed; pip install -e ".[{extra}]"')
 
 
 def list_commands(package: str) -> None:

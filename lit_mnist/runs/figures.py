@@ -162,6 +162,10 @@ def predictions(images: np.ndarray, titles: Sequence[str], probabilities: np.nda
         for i in range(count):
             row, column = divmod(i, columns)
             picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
+            picture.axis("on")  # a frame: it shows where in the 28 x 28 pixels the digit stands
+            picture.spines[:].set(visible=True, color="0.8")
+            picture.set_xticks([])
+            picture.set_yticks([])
             picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             picture.set_title(titles[i])
             bars.axis("on")

@@ -53,10 +53,9 @@ def test_wandb_is_told_the_metrics_offline(flags: list[str], tmp_path: Path, com
         assert name in content
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_logger_that_is_missing_gets_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("lit_mnist.runs.trainer.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf'--logger {name}: {name} is not installed; pip install -e "\.\[{name}\]"'):
         _make_logger(name, tmp_path / "run")
 
