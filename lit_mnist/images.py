@@ -76,7 +76,8 @@ def read_picture(path: Path) -> np.ndarray:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > LARGEST_PICTURE:
-                    raise ValueError(f"{width} x {height} pixels, more than {LARGEST_PICTURE:,}")
+                    size = f"{width} x {height} pixels, more than {LARGEST_PICTURE:,}"
+                    raise InputError(f"{path}: {size}; shrink it or cut the digit out")
                 image.draft(None, (2 * LARGEST_SIDE, 2 * LARGEST_SIDE))  # a JPEG is unpacked no larger than needed
                 return to_grey(image)
     except InputError:

@@ -246,6 +246,11 @@ def check_installed(flag: str, extra: str, *packages: str) -> None:
             raise InputError(f'{flag}: {package} is not installed; pip install -e ".[{extra}]"')
 
 
+def percent(probability: float) -> str:
+    """Return a probability as people read it; what is not certain is never called 100%."""
+    return ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
+
+
 def list_commands(package: str) -> None:
     """Print the commands of a package, each with what its module says of it."""
     spec = find_spec(package)

@@ -1,6 +1,7 @@
 """The pictures of a run: learning curves, confusion matrix, misclassified digits."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lit_mnist.runs.command import percent
 from lit_mnist.runs.files import write_file
 
 STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
@@ -31,7 +33,11 @@ TRAIN, VALIDATION, TEST = "#0b6fa4", "#d9822b", "#3b3b3b"  # blue, orange, grey:
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure, as a whole or not at all, in the format that the name ends with."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:].lower())
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # a name in letters that matplotlib's font has not: boxes stand there
+        figure.savefig(picture, format=path.suffix[1:].lower())
     write_file(path, picture.getvalue())
 
 
@@ -131,8 +137,7 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
         for axis, i in zip(axes.flat, shown, strict=False):  # the last row may have axes to spare
             axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             probability = probabilities[i, predicted[i]]
-            sure = ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
-            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{sure}")
+            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{percent(probability)}")
         figure.suptitle(
             f"{len(wrong):,} test images misclassified"
             + (f"; the {len(shown)} the model was surest of" if len(shown) < len(wrong) else ""),
