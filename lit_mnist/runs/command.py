@@ -124,7 +124,8 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself.
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself; so does, with 1 and without a
+    word, a standard output that nobody reads on, as in `| head`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -151,13 +152,14 @@ def run(
                 parser_class=type("Parser", (OneLineErrorParser,), {"types": types}),
                 formatter_class=argparse.HelpFormatter,
             )
+            sys.stdout.flush()
         except StoppedError as stopped:
             _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
         except InputError as error:
             line = " ".join(error.as_flags.splitlines())
             _exit(2, "" if tell_parent(InputError(line)) else f"{prog}: error: {line}\n")
         except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
-            _exit(1, "" if tell_parent(error) else f"{prog}: error: {error}\n")
+            _exit(1, "" if _nobody_reads(error) or tell_parent(error) else f"{prog}: error: {error}\n")
         except Exception as error:
             if tell_parent(error):
                 sys.exit(1)
@@ -309,6 +311,18 @@ def _short(value: Any) -> str:
 def _exit(code: int, text: str) -> NoReturn:
     sys.stderr.write(text)
     sys.exit(code)
+
+
+def _nobody_reads(error: OSError) -> bool:
+    """Say whether the error is that nobody reads standard output any more, and not that another process was lost."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would say so once more at its end
+        return True
+    return False
 
 
 def _with_plain_values(function: Callable[..., Any]) -> Callable[..., Any]:
