@@ -107,6 +107,7 @@ def read(file: Path) -> "Iterator[tuple[list[str], Any]]":
 
     try:
         if file.is_dir():
+            next(file.iterdir(), None)  # one that may not be read says so
             raise InputError(f"{file}: a folder without pictures; expected {', '.join(PICTURES)} or idx3-ubyte files")
         if not file.exists():
             raise InputError(f"{file}: no such file")

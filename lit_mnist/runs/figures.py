@@ -34,9 +34,7 @@ def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure, as a whole or not at all, in the format that the name ends with."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph"
-        )  # a name in letters that matplotlib's font has not: boxes stand there
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that matplotlib's font has not: a box stands there
         figure.savefig(picture, format=path.suffix[1:].lower())
     write_file(path, picture.getvalue())
 
