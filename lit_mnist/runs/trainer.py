@@ -119,5 +119,9 @@ def _make_logger(name: str, run_directory: Path) -> Any:
         from lightning.pytorch.loggers import WandbLogger
 
         check_installed("--logger wandb", "wandb", "wandb")
+        import wandb
+
+        if wandb.setup().settings.mode in ("online", "run", "shared") and not wandb.api.api_key:
+            raise InputError("--logger wandb: nobody is logged in; run `wandb login`, or set WANDB_MODE=offline")
         return WandbLogger(name=run_directory.name, project="lit_mnist", save_dir=run_directory)
     return False

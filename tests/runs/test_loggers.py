@@ -60,6 +60,15 @@ def test_a_logger_that_is_missing_gets_one_line(name: str, tmp_path: Path, monke
         _make_logger(name, tmp_path / "run")
 
 
+def test_wandb_without_a_login_gets_one_line(tmp_path: Path, command: Command) -> None:
+    environment = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_MODE": "online", "NETRC": str(tmp_path / "none")}
+    flags = ["--run_name", "x", "--logger", "wandb", "--accelerator", "cpu"]
+    finished = command("-m", "lit_mnist.train", *flags, cwd=tmp_path, **environment)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "--logger wandb: nobody is logged in" in finished.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("name", ["csv", "none"])
 def test_csv_and_none_tell_nobody(name: str, tmp_path: Path) -> None:
     assert _make_logger(name, tmp_path / "run") is False
