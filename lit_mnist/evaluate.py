@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lit_mnist.runs.command import run
+from lit_mnist.runs.command import percent, run
 from lit_mnist.runs.directory import find_checkpoint
 from lit_mnist.runs.files import check_output, check_picture, write_file
 
@@ -151,7 +151,7 @@ def table(figures: dict[str, Any]) -> str:
         )
     lines += ["", "Hardest digits (number of the test image, from 0):"]
     lines += [
-        f"  {one['image']:>5}  a {one['label']}, taken for {one['predicted']} with {one['probability']:.1%}"
+        f"  {one['image']:>5}  a {one['label']}, taken for {one['predicted']} with {percent(one['probability'])}"
         for one in figures["hardest"]
     ]
     return "\n".join(lines)

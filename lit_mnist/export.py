@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import run
+from lit_mnist.runs.command import check_installed, run
 from lit_mnist.runs.directory import find_checkpoint
 from lit_mnist.runs.files import check_output, write_file
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from lit_mnist.load import Trained
 
 KERAS_SECONDS = 300  # for a process that imports TensorFlow on a busy machine
+NEEDS = {  # the extra and its packages
+    "onnx": ("export", "onnx", "onnxscript"),
+    "safetensors": ("export", "safetensors"),
+    "keras": ("keras", "keras", "tensorflow"),
+}
 
 
 def export(
@@ -52,6 +57,8 @@ def export(
     for runtime, ending in (("keras", ".keras"), ("torch_export", ".pt2")):
         if format == runtime and not output.endswith(ending):
             raise InputError(f"--output {output}: {runtime} wants a name that ends with {ending}")
+    if format in NEEDS:
+        check_installed(f"--format {format}", *NEEDS[format])
     path = find_checkpoint(ckpt_path)
     check_output(Path(output))
 
@@ -75,11 +82,6 @@ def to_onnx(trained: "Trained", images: str) -> bytes:
     """Return an ONNX model in one piece: `images` [batch, 1, 28, 28] to `probabilities` [batch, 10]."""
     import torch
 
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise _missing("onnx", error) from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch's exporter says of its own internals
@@ -118,12 +120,10 @@ def to_torch_export(trained: "Trained", images: str) -> bytes:
 
 def to_safetensors(trained: "Trained") -> bytes:
     """Return the weights in Keras' layout, keyed as in `lit_mnist.layout.WEIGHTS`, with where they come from."""
+    from safetensors.numpy import save
+
     from lit_mnist.weights import to_keras
 
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
-        raise _missing("safetensors", error) from error
     layout = {"layout": "kernels of Keras: (H, W, in, out) and (in, out), flattened in the order H, W, C"}
     return save(to_keras(trained.module.model.state_dict()), metadata=description(trained) | layout)
 
@@ -197,10 +197,6 @@ def _example(images: str) -> "torch.Tensor":
     import torch
 
     return torch.zeros(2, 1, 28, 28, dtype=getattr(torch, images))  # of one, torch would make a constant
-
-
-def _missing(name: str, error: ImportError) -> InputError:
-    return InputError(f'--format {name}: {error}; pip install -e ".[export]"')
 
 
 if __name__ == "__main__":

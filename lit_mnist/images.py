@@ -12,6 +12,7 @@ drawings what scanning did for NIST's forms: it tells the ink from the sheet.
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def read_picture(path: Path) -> np.ndarray:
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > LARGEST_PICTURE:
-                    raise ValueError(f"{width} x {height} pixels, more than {LARGEST_PICTURE:,}")
+                    size = f"{width} x {height} pixels, more than {LARGEST_PICTURE:,}"
+                    raise InputError(f"{path}: {size}; shrink it or cut the digit out")
                 image.draft(None, (2 * LARGEST_SIDE, 2 * LARGEST_SIDE))  # a JPEG is unpacked no larger than needed
                 return to_grey(image)
     except InputError:
@@ -197,20 +199,26 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float64)
 
 
-def _contrasts(grey: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+def _contrasts(grey: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
     """Return how far each pixel in [0, 1] is from the sheet around it, as a share of its brightness, by size of stroke.
 
     For light ink the same is done to the negative. Dark ink leaves much more in the one than in the other once the size
     is that of its strokes, light ink the other way round. At larger sizes shadows and gaps between the digit and the
     border join in; so the first clear size decides which it is.
     """
-    darker = [_closed(grey, size) - grey for size in sizes]
-    lighter = [_closed(1 - grey, size) - (1 - grey) for size in sizes]
-    votes = [_beyond_noise(dark) / max(_beyond_noise(light), 1e-9) for dark, light in zip(darker, lighter, strict=True)]
-    clear = [vote for vote in votes if not 0.5 < vote < 2]
-    if (clear or votes)[0] < 1:
+    darker, lighter, votes = [], [], []
+    for size in sizes:
+        darker.append(_closed(grey, size) - grey)
+        lighter.append(_closed(1 - grey, size) - (1 - grey))
+        votes.append(_beyond_noise(darker[-1]) / max(_beyond_noise(lighter[-1]), 1e-9))
+        if not 0.5 < votes[-1] < 2:
+            votes = votes[-1:]
+            break
+    if votes[0] < 1:
         grey, darker = 1 - grey, lighter
-    return [ink / np.maximum(grey + ink, 1e-9) for ink in darker]
+    for i, size in enumerate(sizes):
+        ink = darker[i] if i < len(darker) else _closed(grey, size) - grey
+        yield ink / np.maximum(grey + ink, 1e-9)
 
 
 def _beyond_noise(x: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import run
+from lit_mnist.runs.command import percent, run
 from lit_mnist.runs.directory import find_checkpoint
 from lit_mnist.runs.files import check_picture
 
@@ -40,6 +40,8 @@ def predict(images: list[str], ckpt_path: str | None = None, json: bool = False,
     """
     if not images:
         raise InputError("no images; name image files or folders")
+    if not all(images):
+        raise InputError("an empty name; name image files or folders (. is the working directory)")
     path = find_checkpoint(ckpt_path)
     check_picture(plot)
 
@@ -69,7 +71,7 @@ def predict(images: list[str], ckpt_path: str | None = None, json: bool = False,
     if plot and seen:
         from lit_mnist.runs.figures import predictions, write_figure
 
-        titles = [f"{Path(row['file']).name[-18:]}\n{row['label']}: {row['probability']:.1%}" for row in found]
+        titles = [f"{Path(row['file']).name[-18:]}\n{row['label']}: {percent(row['probability'])}" for row in found]
         pictures, probabilities = (np.stack(part) for part in zip(*seen, strict=True))
         write_figure(Path(plot), predictions(pictures, titles, probabilities))
     return 2 if unusable else 0
@@ -105,6 +107,7 @@ def read(file: Path) -> "Iterator[tuple[list[str], Any]]":
 
     try:
         if file.is_dir():
+            next(file.iterdir(), None)  # one that may not be read says so
             raise InputError(f"{file}: a folder without pictures; expected {', '.join(PICTURES)} or idx3-ubyte files")
         if not file.exists():
             raise InputError(f"{file}: no such file")
@@ -147,7 +150,7 @@ def print_row(row: dict[str, Any], first: bool) -> None:
     if first:
         print("label  probability  runner-up   file")
     runner_up = f"{row['runner_up']} ({row['runner_up_probability']:.1%})"
-    print(f"{row['label']:>5}  {row['probability']:>11.1%}  {runner_up:<10}  {row['file']}", flush=True)
+    print(f"{row['label']:>5}  {percent(row['probability']):>11}  {runner_up:<10}  {row['file']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_every_file_that_a_page_links_to_exists() -> None:
     for path, text in PAGES.items():
         links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
         assert links
+        links += re.findall(r'<img src="([^"]+)"', text)
         for link in links:
             assert (path.parent / link).exists(), link
 

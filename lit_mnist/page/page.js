@@ -111,11 +111,12 @@ function update(say) {
   picture(image ?? [], SIDE, SIDE, image ? 255 : 0, colour("ink"), document.getElementById("seen"));
   const best = layers.probabilities.indexOf(Math.max(...layers.probabilities));
   const second = [...layers.probabilities.keys()].sort((a, b) => layers.probabilities[b] - layers.probabilities[a])[1];
-  const words = image
-    ? `${share(layers.probabilities[best])} sure. Next: ${second}, ${share(layers.probabilities[second])}.`
-    : "Nothing yet";
+  const next = `Next: ${second}, ${share(layers.probabilities[second])}.`;
+  const sure = `${share(layers.probabilities[best])} sure. ${layers.probabilities[second] < 0.0005 ? "" : next}`;
+  const words = image ? sure.trim() : "Nothing yet";
   document.getElementById("digit").textContent = image ? best : "?";
   document.getElementById("words").textContent = words;
+  document.getElementById("brief").textContent = image ? `It reads ${best}` : "";
   document.querySelectorAll("#bars li").forEach((bar, k) => {
     const probability = image ? layers.probabilities[k] : 0;
     bar.className = image && k === best ? "first" : "";

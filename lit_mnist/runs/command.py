@@ -97,6 +97,8 @@ class OneLineErrorParser(ArgumentParser):
             default = options.get("default")
             shown_by_argparse = get_origin(annotation) is Literal or annotation is bool  # in braces, behind the flag
             takes = [] if shown_by_argparse or annotation in (str, str | None) else [in_words(annotation)]
+            if options.get("required"):
+                takes.append("required")
             if default is not None:
                 takes.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
             options["help"] = f"{options['help']} ({'; '.join(takes)})" if takes else options["help"]
@@ -122,8 +124,9 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself. A process that is the command's
-    own ends with it, see `_end_process`.
+    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself; so does, with 1 and without a
+    word, a standard output that nobody reads on, as in `| head`.
+    A process that is the command's own ends with it, see `_end_process`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -153,13 +156,14 @@ def run(
                 parser_class=type("Parser", (OneLineErrorParser,), {"types": types}),
                 formatter_class=argparse.HelpFormatter,
             )
+            sys.stdout.flush()
         except StoppedError as stopped:
             _exit(stopped.exit_code, "" if tell_parent(stopped) else str(stopped))
         except InputError as error:
             line = " ".join(error.as_flags.splitlines())
             _exit(2, "" if tell_parent(InputError(line)) else f"{prog}: error: {line}\n")
         except OSError as error:  # a full disk, a directory that has vanished, a process that was lost
-            _exit(1, "" if tell_parent(error) else f"{prog}: error: {error}\n")
+            _exit(1, "" if _nobody_reads(error) or tell_parent(error) else f"{prog}: error: {error}\n")
         except Exception as error:
             if tell_parent(error):
                 sys.exit(1)
@@ -239,6 +243,22 @@ def in_words(annotation: Any) -> str:
     return " or ".join(parts)
 
 
+def check_installed(flag: str, extra: str, *packages: str) -> None:
+    """Make sure, before the work, that the packages are installed that a flag needs.
+
+    Raises:
+        InputError: if one is not; it says how to install it.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise InputError(f'{flag}: {package} is not installed; pip install -e ".[{extra}]"')
+
+
+def percent(probability: float) -> str:
+    """Return a probability as people read it; what is not certain is never called 100%."""
+    return ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
+
+
 def list_commands(package: str) -> None:
     """Print the commands of a package, each with what its module says of it."""
     spec = find_spec(package)
@@ -297,6 +317,18 @@ def _short(value: Any) -> str:
 def _exit(code: int, text: str) -> NoReturn:
     sys.stderr.write(text)
     sys.exit(code)
+
+
+def _nobody_reads(error: OSError) -> bool:
+    """Say whether the error is that nobody reads standard output any more, and not that another process was lost."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would say so once more at its end
+        return True
+    return False
 
 
 def _with_plain_values(function: Callable[..., Any]) -> Callable[..., Any]:

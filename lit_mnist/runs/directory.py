@@ -139,8 +139,10 @@ def find_checkpoint(ckpt_path: str | Path | None, output_dir: str | Path = "runs
             raise InputError(f"{path}: no such file; give a checkpoint, a run directory or a file of Keras")
     except OSError as error:  # a name that is too long
         raise InputError(f"{path}: {error.strerror}; give a checkpoint, a run directory or a file of Keras") from error
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():  # /dev/zero, say, which would be read for ever
+        raise InputError(f"{path}: a device or the like; give a checkpoint, a run directory or a file of Keras")
     if checkpoint := _newest_checkpoint(path):
         return checkpoint
     raise InputError(f"{path}: a directory without checkpoints; give a run directory, a checkpoint or a file of Keras")

@@ -1,6 +1,7 @@
 """The pictures of a run: learning curves, confusion matrix, misclassified digits."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lit_mnist.runs.command import percent
 from lit_mnist.runs.files import write_file
 
 STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
@@ -31,7 +33,9 @@ TRAIN, VALIDATION, TEST = "#0b6fa4", "#d9822b", "#3b3b3b"  # blue, orange, grey:
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure, as a whole or not at all, in the format that the name ends with."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:].lower())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that matplotlib's font has not: a box stands there
+        figure.savefig(picture, format=path.suffix[1:].lower())
     write_file(path, picture.getvalue())
 
 
@@ -132,8 +136,7 @@ def misclassified(images: np.ndarray, labels: np.ndarray, probabilities: np.ndar
         for axis, i in zip(axes.flat, shown, strict=False):  # the last row may have axes to spare
             axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             probability = probabilities[i, predicted[i]]
-            sure = ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
-            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{sure}")
+            axis.set_title(f"{labels[i]} taken for {predicted[i]}\n{percent(probability)}")
         figure.suptitle(
             f"{len(wrong):,} test images misclassified"
             + (f"; the {len(shown)} the model was surest of" if len(shown) < len(wrong) else ""),
@@ -163,6 +166,10 @@ def predictions(images: np.ndarray, titles: Sequence[str], probabilities: np.nda
         for i in range(count):
             row, column = divmod(i, columns)
             picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
+            picture.axis("on")  # a frame: it shows where in the 28 x 28 pixels the digit stands
+            picture.spines[:].set(visible=True, color="0.8")
+            picture.set_xticks([])
+            picture.set_yticks([])
             picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255)
             picture.set_title(titles[i])
             bars.axis("on")

@@ -10,12 +10,13 @@ from lit_mnist.errors import InputError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it and rename it: it is there as a whole or not at all.
+    """Write a file beside its place, sync it and rename it: it is there as a whole or not at all. Links are followed.
 
     Raises:
         OSError: of a full disk or a directory that cannot be written; it names `path`.
     """
-    beside = path.with_name(f".{path.name}.part")
+    named, path = path, Path(os.path.realpath(path))
+    beside = _beside(path)
     try:
         with beside.open("wb") as file:
             file.write(content)
@@ -29,10 +30,14 @@ def write_file(path: Path, content: bytes) -> None:
             finally:
                 os.close(directory)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror, str(named)) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def check_output(path: Path) -> None:
@@ -41,8 +46,14 @@ def check_output(path: Path) -> None:
     Raises:
         InputError: if it cannot.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a directory; name a file")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a directory; name a file")
+        if path.exists() and not path.is_file():  # /dev/null, say, in whose place a file would be put
+            raise InputError(f"{path}: a device or the like; name a file")
+        _beside(path).exists()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path}: {error.strerror}; name another file") from error
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: there is no such directory; make it first")
     if not os.access(path.absolute().parent, os.W_OK):

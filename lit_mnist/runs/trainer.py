@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lit_mnist.errors import InputError
 from lit_mnist.runs.checkpoints import WholeFiles
+from lit_mnist.runs.command import check_installed
 
 
 def choose_devices(accelerator: str, devices: int | str) -> tuple[str, int]:
@@ -104,24 +104,24 @@ def _make_logger(name: str, run_directory: Path) -> Any:
     if name == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
+        check_installed("--logger tensorboard", "tensorboard", "tensorboard")
         # TensorBoard's own switch ("no TensorFlow"): it would load TensorFlow where that is installed, log lines, too.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         return TensorBoardLogger(run_directory.parent, name=run_directory.name, version="tensorboard")
     if name == "mlflow":
         from lightning.pytorch.loggers import MLFlowLogger
 
-        _check_installed("mlflow")
+        check_installed("--logger mlflow", "mlflow", "mlflow")
         # Where MLflow's own variable says, or else beside the runs, whose directories are made later.
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_directory.parent.absolute()}/mlflow.db"
         return MLFlowLogger(experiment_name="lit_mnist", run_name=run_directory.name, tracking_uri=uri)
     if name == "wandb":
         from lightning.pytorch.loggers import WandbLogger
 
-        _check_installed("wandb")
+        check_installed("--logger wandb", "wandb", "wandb")
+        import wandb
+
+        if wandb.setup().settings.mode in ("online", "run", "shared") and not wandb.api.api_key:
+            raise InputError("--logger wandb: nobody is logged in; run `wandb login`, or set WANDB_MODE=offline")
         return WandbLogger(name=run_directory.name, project="lit_mnist", save_dir=run_directory)
     return False
-
-
-def _check_installed(package: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(f'--logger {package}: {package} is not installed; pip install -e ".[{package}]"')

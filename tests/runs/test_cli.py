@@ -1,6 +1,8 @@
 """Help, and what a user is told who got something wrong."""
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,23 @@ def test_help_and_wrong_flags_are_answered_before_a_framework_is_imported(
     imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
     assert "jsonargparse" in imported
     assert not imported & {"torch", "lightning", "tensorflow", "keras", "matplotlib"}
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])  # what is written at the end, and before
+def test_output_that_nobody_reads_on_ends_a_command_without_a_word(lines: int) -> None:
+    code = f"""
+from lit_mnist.runs.command import run
+def chatter():
+    "Print lines."
+    for _ in range({lines}):
+        print("line")
+run(chatter, prog="chatter")
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    finished = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (finished.returncode, finished.stderr) == (1, b"")
 
 
 def test_importing_the_packages_is_light(command: Command) -> None:

@@ -1,6 +1,7 @@
 """Each format is loaded back by the runtime that its users would use, and compared on the 10,000 test images."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def test_safetensors_holds_the_weights_in_the_documented_layout(exported: Path) 
         assert "H, W" in file.metadata()["layout"]
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.10, of its own reading
 def test_torch_export_gives_the_same_probabilities(exported: Path, images: torch.Tensor, ours: np.ndarray) -> None:
     extra = {"description.json": ""}
     program = torch.export.load(exported / "model.pt2", extra_files=extra)
@@ -149,6 +151,14 @@ def test_a_failed_export_leaves_what_was_there(exported: Path, monkeypatch: pyte
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_link_goes_on_to_lead_to_the_file(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/model.safetensors")
+    export.export("safetensors", str(tmp_path / "link"), str(exported / "runs" / "named"))
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -165,6 +175,9 @@ def test_a_failed_export_leaves_what_was_there(exported: Path, monkeypatch: pyte
         ),
         (["--format", "html", "--output", "no/x.html"], "there is no such directory"),
         (["--format", "html", "--output", "runs"], "a directory; name a file"),
+        (["--format", "html", "--output", "fifo"], "fifo: a device or the like; name a file"),
+        (["--format", "html", "--output", "x" * 252], "File name too long; name another file"),
+        (["--format", "html", "--output", "x", "--ckpt_path", "fifo"], "fifo: a device or the like; give a checkpoint"),
         (["--format", "html", "--output", "x", "--images", "uint8"], "--images uint8: html has no images"),
         (["--format", "onnx", "--output", "x", "--ckpt_path", "none"], "none: no such file"),
     ],
@@ -172,6 +185,8 @@ def test_a_failed_export_leaves_what_was_there(exported: Path, monkeypatch: pyte
 def test_a_mistake_gets_one_line_and_writes_nothing(
     flags: list[str], says: str, exported: Path, command: Command
 ) -> None:
+    if not (exported / "fifo").exists():
+        os.mkfifo(exported / "fifo")
     before = sorted(exported.iterdir())
     finished = command("-m", "lit_mnist.export", *flags, cwd=exported)
     assert (finished.returncode, finished.stdout) == (2, "")
@@ -180,12 +195,14 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
     assert sorted(exported.iterdir()) == before
 
 
-@pytest.mark.parametrize(("name", "package"), [("onnx", "onnxscript"), ("safetensors", "safetensors")])
-def test_a_package_that_is_missing_is_named_in_one_line(
-    name: str, package: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("onnx", "onnxscript", "export"), ("safetensors", "safetensors", "export"), ("keras", "tensorflow", "keras")],
+)
+def test_a_package_that_is_missing_is_named_in_one_line_before_anything_is_loaded(
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
-    with pytest.raises(InputError, match=r'pip install -e "\.\[export\]"'):
-        export.export(name, str(exported / "x"), str(exported / "runs" / "named"))  # type: ignore[arg-type]
-    assert not (exported / "x").exists()
+    says = rf'--format {name}: {package} is not installed; pip install -e "\.\[{extra}\]"'
+    with pytest.raises(InputError, match=says):
+        export.export(name, f"x.{name}", "no file")  # type: ignore[arg-type]

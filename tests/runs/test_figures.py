@@ -1,8 +1,11 @@
 """The pictures of a run say what the numbers say."""
 
+from pathlib import Path
+
 import numpy as np
 
-from lit_mnist.runs.figures import confusion_matrix, learning_curves, misclassified
+from lit_mnist.runs.command import percent
+from lit_mnist.runs.figures import confusion_matrix, learning_curves, misclassified, predictions, write_figure
 
 
 def test_curves_show_every_epoch_and_the_test_result() -> None:
@@ -47,3 +50,14 @@ def test_a_model_without_a_mistake_can_be_drawn() -> None:
     labels = np.arange(10)
     misclassified(np.zeros((10, 28, 28), np.uint8), labels, np.eye(10))
     confusion_matrix(labels, labels)
+
+
+def test_predictions_are_drawn_in_frames_whatever_letters_a_name_has(tmp_path: Path) -> None:
+    figure = predictions(np.zeros((1, 28, 28), np.uint8), ["数字.png"], np.eye(10)[:1])
+    write_figure(tmp_path / "seen.png", figure)  # a warning would be an error
+    assert (tmp_path / "seen.png").stat().st_size > 1000
+    assert all(spine.get_visible() for spine in figure.axes[0].spines.values())
+
+
+def test_what_is_not_certain_is_never_called_100_percent() -> None:
+    assert [percent(p) for p in (1, 0.99951, 0.9994, 0.5, 0)] == [">99.9%", ">99.9%", "99.9%", "50.0%", "0.0%"]

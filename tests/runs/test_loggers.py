@@ -53,12 +53,20 @@ def test_wandb_is_told_the_metrics_offline(flags: list[str], tmp_path: Path, com
         assert name in content
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_logger_that_is_missing_gets_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("lit_mnist.runs.trainer.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf'--logger {name}: {name} is not installed; pip install -e "\.\[{name}\]"'):
         _make_logger(name, tmp_path / "run")
+
+
+def test_wandb_without_a_login_gets_one_line(tmp_path: Path, command: Command) -> None:
+    environment = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_MODE": "online", "NETRC": str(tmp_path / "none")}
+    flags = ["--run_name", "x", "--logger", "wandb", "--accelerator", "cpu"]
+    finished = command("-m", "lit_mnist.train", *flags, cwd=tmp_path, **environment)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "--logger wandb: nobody is logged in" in finished.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["csv", "none"])

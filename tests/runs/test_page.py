@@ -127,6 +127,7 @@ def test_drawings_are_preprocessed_to_the_same_bytes_as_by_predict(page: Any) ->
 def test_a_digit_drawn_with_the_pointer_is_read(digit: int, page: Any) -> None:
     draw(page, STROKES[digit])
     assert shown(page) == str(digit)
+    assert page.find_element("id", "brief").get_attribute("textContent") == f"It reads {digit}"  # shown on a phone
     assert f"It reads {digit}," in page.find_element("id", "spoken").get_attribute("textContent")
     # And `predict` sees the same in a picture of the drawing.
     url = page.execute_script("return sheet.toDataURL()")
