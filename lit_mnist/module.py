@@ -22,6 +22,7 @@ class LitMNIST(L.LightningModule):
     images as `lit_mnist.data.prepare_images` takes them, and classes [N] or one-hot labels [N, 10]; to predict, images
     alone will do. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once an epoch, averaged over
     its images; to a logger also `train_loss_step` and `train_accuracy_step`, of a batch, every `log_every_n_steps`.
+    Of a subclass's hooks, those named `on_..._epoch_end` call `super()`, or nothing of their stage is logged.
 
     Args:
         learning_rate: of Adam, >= 0.
