@@ -1,7 +1,10 @@
 """MNIST for Lightning: whole images in memory as bytes, whole batches taken at once."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,14 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler, TensorDataset
 
 from lit_mnist.errors import InputError
+from lit_mnist.fused import is_traced
 from lit_mnist.mnist_files import read_files
 
 CLASSES = 10
+LARGEST_PIXEL = 16.0  # that is taken for one of an image that was scaled, with a wide margin
 EVALUATION_BATCH_SIZE = 1000  # of no effect on a result; the largest that stays within the cache of a usual CPU core
 
 Order = Callable[[int], Sequence[np.ndarray]]  # from the number of an epoch, from 0, to the indices of its batches
@@ -32,12 +37,14 @@ class MNISTDataModule(L.LightningDataModule):
         validation_images: how many training images to hold out, in the proportions of the classes, >= 0.
         seed: decides the order of the images and which are held out, >= 0.
         verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
-        order: of the training images, in place of `train_order`.
+        order: of the training images, in place of `train_order`: a function from the number of an epoch, from 0, to its
+            batches, arrays of indices of training images; as many in each epoch.
 
     Outside of a Trainer its loaders give the same batches as bytes and classes.
 
     Raises:
-        InputError: from `setup`, if a file is unusable or more images are to be held out than there are.
+        InputError: from `setup`, if a file is unusable, more images are to be held out than there are, or the batches
+            are none that the Trainer's devices can share.
     """
 
     def __init__(
@@ -57,6 +64,10 @@ class MNISTDataModule(L.LightningDataModule):
         ):
             if not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"expected a whole number from {least} up", **{name: value})
+        if not (order is None or callable(order)):
+            raise InputError(
+                f"order is {_described(order)}; expected a function from the number of an epoch to batches"
+            )
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.validation_images = validation_images
@@ -66,8 +77,13 @@ class MNISTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         asked = (self.data_dir, self.verify_data, self.validation_images, self.seed)
-        if asked == getattr(self, "_served", None):
-            return  # Lightning asks before each of fit, test and predict
+        if asked != getattr(self, "_served", None):  # Lightning asks before each of fit, test and predict
+            self._read(asked)
+        if stage == "fit" and self.trainer is not None:
+            # Not in train_dataloader: after an error there, Lightning (2.6.6) leaves torch's DataLoader patched.
+            self.check_batches(self.trainer.world_size)
+
+    def _read(self, asked: tuple[Any, ...]) -> None:
         train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
         labels = train.tensors[1].numpy()
         if self.validation_images >= len(labels):
@@ -91,18 +107,40 @@ class MNISTDataModule(L.LightningDataModule):
         Raises:
             InputError: if a batch does not divide among the devices, or there would be none.
         """
-        batches = self.order(0)
-        for size, which in ((len(batches[0]), "a batch"), (len(batches[-1]), "the last batch of an epoch")):
-            if size % world_size:
-                raise InputError(
-                    f"{which} is {size} images, which do not divide among {world_size} devices; choose another size, "
-                    "or one device",
-                    batch_size=self.batch_size,
-                )
+        batches = self.training_order(0, world_size)
         if limit_train_batches is not None and limit_train_batches < 1 and int(len(batches) * limit_train_batches) == 0:
             raise InputError(
                 f"less than one of the {len(batches)} batches of an epoch", limit_train_batches=limit_train_batches
             )
+
+    def training_order(self, epoch: int, world_size: int = 1) -> list[np.ndarray]:
+        """Return the batches of an epoch that are trained on, those of `order`.
+
+        Raises:
+            InputError: if they are no batches of training images, or one does not divide among the devices.
+        """
+        given = self.order(epoch)
+        batches = list(map(_as_array, given)) if isinstance(given, Iterable) else []
+        found = _described(given if isinstance(given, Sequence) or not batches else batches)
+        valid = bool(batches) and all(batch.ndim == 1 and batch.size and batch.dtype.kind in "iu" for batch in batches)
+        if valid:
+            indices = np.concatenate(batches)
+            found = f"indices {indices.min()} to {indices.max()}"
+            valid = 0 <= indices.min() <= indices.max() < len(self.train)
+        if not valid:
+            raise InputError(
+                f"order({epoch}) gave {found}; expected batches, each an array of indices of training images, 0 to "
+                f"{len(self.train) - 1}, [N]"
+            )
+        odd = [index for index, batch in enumerate(batches) if len(batch) % world_size]
+        if odd:
+            last = odd[0] == len(batches) - 1 > 0
+            which = f"{'the last batch of an epoch' if last else 'a batch'} is {len(batches[odd[0]])} images"
+            what = f"{which}, which do not divide among {world_size} devices"
+            if self.order == self.train_order:
+                raise InputError(f"{what}; choose another size, or one device", batch_size=self.batch_size)
+            raise InputError(f"order({epoch}): {what}")
+        return batches
 
     def train_order(self, epoch: int) -> list[np.ndarray]:
         """Draw the batches of an epoch, a pure function of (seed, epoch): indices of training images, [N] each."""
@@ -125,9 +163,11 @@ class MNISTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.setup()  # by the Trainer it was called
-        if self.trainer is not None:
-            self.check_batches(self.trainer.world_size)
-        return self._loader(self.train, self.order)
+        trainer = self.trainer
+        order: Order = partial(self.training_order, world_size=1 if trainer is None else trainer.world_size)
+        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]  # the Trainer's argument
+            return self._loader(self.train, partial(_first_epoch, order))
+        return self._loader(self.train, order)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         self.setup()
@@ -150,26 +190,39 @@ class MNISTDataModule(L.LightningDataModule):
             return prepare_images(batch, dtype)
         return prepare(batch, dtype, look_at_labels=False)  # [N, 1, 28, 28], [N, 10]
 
-    def gather(self, predictions: Sequence[Tensor]) -> np.ndarray:
+    def gather(self, predictions: Sequence[Tensor] | None) -> np.ndarray:
         """Put what each device predicted for its test images in their order, on every device: [I, ...].
 
         Args:
             predictions: this device's, of one batch after the other, [N, ...] each; of all batches or the first few.
+
+        Raises:
+            InputError: if no Trainer has predicted with this data module, or these are not of its batches.
         """
-        assert self.trainer is not None
-        own = torch.cat(list(predictions))  # [own images, ...]
+        if self.trainer is None:
+            raise InputError("gather: this data module has no Trainer; give it to trainer.predict first")
+        given = list(predictions) if predictions is not None else []
+        indices = self.batches(self.test, self.test_order).indices[: len(given)]
+        sizes = [len(of_one) for of_one in given if isinstance(of_one, Tensor) and of_one.ndim]
+        if not given or sizes != [len(of_one) for of_one in indices]:
+            raise InputError(
+                f"gather: predictions are {_described(predictions)}; expected what this device has predicted for its "
+                "batches of test images, one tensor [N, ...] each"
+            )
+        own = torch.cat(given)  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
         everyone = own.new_zeros(len(self.test), *own.shape[1:])
-        indices = self.batches(self.test, self.test_order).indices[: len(predictions)]
         everyone[torch.cat(indices).to(device)] = own
         count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order) -> DataLoader:
-        batches = self.batches(dataset, order)
-        # Without a Trainer nobody has shared the batches out: a Trainer that gets the loader later does it.
-        return ResumableLoader(batches, sampler=(InOrder if self.trainer is None else SharedInOrder)(batches))
+        batches, trainer = self.batches(dataset, order), self.trainer
+        if trainer is None:  # nobody has shared the batches out: a Trainer that gets the loader later does it
+            return ResumableLoader(batches, sampler=InOrder(batches))
+        trained = partial(attrgetter("fit_loop.epoch_loop.batch_progress.current.processed"), trainer)
+        return ResumableLoader(batches, sampler=SharedInOrder(batches), trained=trained)
 
 
 class Batches(Dataset[tuple[Tensor, ...]]):
@@ -186,6 +239,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 
     Attributes:
         indices: of the images of each batch of the epoch, [n] each, on the device of the images.
+        checksum: of the batches of the epoch, over all devices together.
     """
 
     def __init__(self, dataset: TensorDataset, order: Order, rank: int = 0, world_size: int = 1) -> None:
@@ -195,8 +249,16 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
+            batches = self.order(epoch)
+            if self.epoch >= 0 and len(batches) != len(self):
+                raise InputError(
+                    f"the order of epoch {epoch} has {len(batches)} batches, expected {len(self)} as before"
+                )
             self.epoch = epoch
-            own = [batch[self.rank :: self.world_size] for batch in self.order(epoch)]
+            self.checksum = zlib.crc32(
+                repr([len(batch) for batch in batches]).encode(), zlib.crc32(np.concatenate(batches).tobytes())
+            )
+            own = [batch[self.rank :: self.world_size] for batch in batches]
             # To the device once an epoch: each copy waits for it.
             indices = torch.from_numpy(np.concatenate(own)).to(self.dataset.tensors[0].device)
             self.indices = torch.split(indices, [len(share) for share in own])
@@ -224,8 +286,11 @@ class InOrder(Sampler[int]):
         return iter(range(len(self)))
 
 
-class SharedInOrder(InOrder, DistributedSampler[int]):
-    """The same for batches that are shares already: by its class, Lightning knows not to share them out again."""
+class SharedInOrder(InOrder, DistributedSampler[int], SequentialSampler):
+    """The same for batches of a Trainer's data module.
+
+    By its classes Lightning knows that they are shares already, and for `overfit_batches` that they are in order.
+    """
 
     def __init__(self, batches: Batches) -> None:
         DistributedSampler.__init__(self, batches, batches.world_size, batches.rank, shuffle=False)
@@ -239,13 +304,17 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
 
     Args:
         dataset: batches, one an item.
-        sampler: which of them and when. Lightning puts another in its place for `overfit_batches`.
+        sampler: which of them and when.
+        trained: says how many batches of the epoch were trained on; None for all that were handed out.
         options: as of a DataLoader.
     """
 
-    def __init__(self, dataset: Batches, sampler: Sampler[int], **options: Any) -> None:
+    def __init__(
+        self, dataset: Batches, sampler: Sampler[int], trained: Callable[[], int] | None = None, **options: Any
+    ) -> None:
         super().__init__(dataset, sampler=sampler, **options | {"batch_size": None})
         self.batches = dataset
+        self.trained = trained
         self.taken, self.epoch = 0, 0  # how many batches of which epoch were handed out
         self.saved: dict[str, int] = {}
 
@@ -253,16 +322,35 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
         # With a checkpoint of the last batch of an epoch, Lightning goes on with the next.
         self.epoch = self.batches.epoch
         self.taken = self.saved.get("batches", 0) if self.saved.get("epoch") == self.epoch else 0
+        if self.taken and self.saved.get("order", self.batches.checksum) != self.batches.checksum:
+            raise InputError(
+                "the checkpoint is from within an epoch of other batches; give the batch_size, validation_images, seed "
+                "and order of before, or resume from the end of an epoch"
+            )
         self.saved = {}
         for batch in itertools.islice(super().__iter__(), self.taken, None):
             self.taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.taken, "epoch": self.epoch}
+        # A batch that was handed out when an error came is handed out again.
+        taken = self.taken if self.trained is None else min(self.taken, self.trained())
+        return {"batches": taken, "epoch": self.epoch, "order": self.batches.checksum}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.saved = {name: state[name] for name in ("batches", "epoch")}
+        self.saved = {name: state[name] for name in ("batches", "epoch", "order") if name in state}
+
+
+def _first_epoch(order: Order, epoch: int) -> Sequence[np.ndarray]:
+    """Return the batches of the first epoch: `overfit_batches` trains on the same ones in each."""
+    return order(0)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # no numbers, or lists of different lengths
+        return np.array(None)
 
 
 def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -317,7 +405,8 @@ def prepare(batch: Any, dtype: torch.dtype, look_at_labels: bool = True) -> tupl
         raise InputError(f"a batch is {_described(batch)}; expected images and labels, a pair of tensors")
     images, labels = prepare_images(batch[0], dtype), batch[1]
     classes = labels.ndim == 1 and not labels.dtype.is_floating_point and labels.dtype != torch.bool
-    if labels.shape[:1] != images.shape[:1] or labels.is_complex() or not (classes or labels.shape[1:] == (CLASSES,)):
+    usable = labels.shape[:1] == images.shape[:1] and not labels.is_complex() and labels.layout == torch.strided
+    if not (usable and (classes or labels.shape[1:] == (CLASSES,))):
         raise InputError(
             f"labels are {_described(labels)} for {len(images)} images; expected classes 0 to 9, [N], or one-hot rows, "
             "[N, 10]"
@@ -344,6 +433,7 @@ def prepare_images(images: Any, dtype: torch.dtype) -> Tensor:
     if isinstance(images, Tensor) and images.shape[1:] == (28, 28):
         images = images.unsqueeze(1)
     pixels = isinstance(images, Tensor) and (images.dtype == torch.uint8 or images.dtype.is_floating_point)
+    pixels = pixels and images.layout == torch.strided
     if not pixels or images.shape[1:] != (1, 28, 28):
         raise InputError(
             f"images are {_described(images)}; expected bytes, or floats in [0, 1], [N, 1, 28, 28] or [N, 28, 28]"
@@ -351,12 +441,32 @@ def prepare_images(images: Any, dtype: torch.dtype) -> Tensor:
     return scale_pixels(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
 
 
+def check_scale(images: Any) -> None:
+    """Refuse floats that are bytes, 0 to 255 in place of [0, 1], where to look at them costs no wait for a device.
+
+    Pixels that were brought to a mean of zero pass.
+
+    Raises:
+        InputError: names what came and what was expected.
+    """
+    if type(images) is not Tensor or not images.is_floating_point() or images.device.type != "cpu" or is_traced():
+        return
+    if images.layout == torch.strided and images.numel():
+        low, high = images.detach().aminmax()
+        if low >= 0 and high > LARGEST_PIXEL:
+            raise InputError(
+                f"images are {_described(images)} from {low:g} to {high:g}; expected floats in [0, 1], or bytes"
+            )
+
+
 def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, Tensor | np.ndarray):
+        sparse = "sparse " if isinstance(value, Tensor) and value.layout != torch.strided else ""
+        return f"{sparse}{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)} ({', '.join(map(_described, value[:3]))})"
-    return f"a {type(value).__name__}"
+        parts = f" ({', '.join(map(_described, value[:3]))})" if value else ""
+        return f"a {type(value).__name__} of {len(value)}{parts}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def scale_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:

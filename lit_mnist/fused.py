@@ -56,7 +56,7 @@ def fits(images: Tensor, conv: nn.Module, pool: nn.Module) -> bool:
 
     On other devices than a CPU, in 16 bits, and for whoever traces, transforms or watches the layers, it may not.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced():
         return False
     if not (type(conv) is nn.Conv2d and type(pool) is nn.MaxPool2d and _are_as_documented(conv, pool)):
         return False
@@ -72,9 +72,15 @@ def fits(images: Tensor, conv: nn.Module, pool: nn.Module) -> bool:
         and images.shape[2] % 2 == images.shape[3] % 2 == 0
         and not _are_watched(conv, pool)
         and not images.requires_grad
-        and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad.unpack_dual(images).tangent is None  # type: ignore[no-untyped-call]
     )
+
+
+def is_traced() -> bool:
+    """Say whether torch is compiling, tracing or transforming what is computed: values must not decide anything."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return torch._C._are_functorch_transforms_active()
 
 
 def _are_as_documented(conv: nn.Conv2d, pool: nn.MaxPool2d) -> bool:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_mnist.data import prepare, prepare_images
-from lit_mnist.fused import conv_relu_pool
+from lit_mnist.data import check_scale, prepare, prepare_images
+from lit_mnist.errors import InputError
+from lit_mnist.fused import conv_relu_pool, is_traced
 from lit_mnist.model import MNISTClassifier
 from lit_mnist.optim import KerasAdam
 
@@ -21,6 +22,7 @@ class LitMNIST(L.LightningModule):
     images as `lit_mnist.data.prepare_images` takes them, and classes [N] or one-hot labels [N, 10]; to predict, images
     alone will do. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once an epoch, averaged over
     its images; to a logger also `train_loss_step` and `train_accuracy_step`, of a batch, every `log_every_n_steps`.
+    Of a subclass's hooks, those named `on_..._epoch_end` call `super()`, or nothing of their stage is logged.
 
     Args:
         learning_rate: of Adam, >= 0.
@@ -28,19 +30,26 @@ class LitMNIST(L.LightningModule):
             layers.
 
     Raises:
-        InputError: from a step, if a batch is none of these.
+        InputError: if the learning rate is out of range; from a step, if a batch is none of these.
     """
 
     def __init__(self, learning_rate: float = 0.001, fused: bool = True) -> None:
         super().__init__()
+        try:
+            learning_rate = float(learning_rate)  # a plain number: of NumPy's, a checkpoint would not load
+        except (TypeError, ValueError):
+            raise InputError("expected a number from 0 up", learning_rate=learning_rate) from None
+        if not learning_rate >= 0:
+            raise InputError("expected a number from 0 up", learning_rate=learning_rate)
         self.save_hyperparameters()
         # Channels last: of no effect on a result, but the layers take 0.88 of the time on a CPU.
         self.model = MNISTClassifier(conv_relu_pool if fused else None).to(memory_format=torch.channels_last)
-        self.train_averages, self._averaged_epoch = Averages(), -1
+        self.train_averages, self._resumed_epoch = Averages(), -1
         self.evaluation_averages: dict[int, Averages] = {}  # one for each loader
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class probabilities of images in [0, 1], or of bytes: [N, 1, 28, 28] to [N, 10]."""
+        check_scale(images)
         return self.model(prepare_images(images, next(self.parameters()).dtype)).softmax(dim=1)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -51,15 +60,15 @@ class LitMNIST(L.LightningModule):
         return F.cross_entropy(logits, labels)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss, _ = self._shared_step(batch, self.train_averages)
+        loss, _ = self._shared_step(batch, batch_idx, self.train_averages)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch, dataloader_idx)
+        self._evaluation_step(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         # What `predict_step` would return: who wants both need not go through the images twice.
-        return self._evaluation_step(batch, dataloader_idx).softmax(dim=1)  # [N, 10]
+        return self._evaluation_step(batch, batch_idx, dataloader_idx).softmax(dim=1)  # [N, 10]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self(batch[0] if isinstance(batch, tuple | list) else batch)  # [N, 10]
@@ -67,14 +76,10 @@ class LitMNIST(L.LightningModule):
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.hparams["learning_rate"])
 
-    def setup(self, stage: str) -> None:
-        self._averaged_epoch = -1
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Not when an epoch starts: Lightning passes over that when it resumes, within an epoch or after one.
-        if self._averaged_epoch != self.current_epoch:
-            self.train_averages.reset()
-            self._averaged_epoch = self.current_epoch
+    def on_train_start(self) -> None:
+        if self._resumed_epoch != self.current_epoch:
+            self.train_averages.complete = True
+        self._resumed_epoch = -1
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Not in training_step, which torch.compile may have compiled, nor later, when callbacks look for it.
@@ -94,12 +99,14 @@ class LitMNIST(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val", self.evaluation_averages)
+        self.evaluation_averages.clear()  # at the start, too: an evaluation may have been interrupted
 
     def on_test_epoch_start(self) -> None:
         self.evaluation_averages.clear()
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.evaluation_averages)
+        self.evaluation_averages.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         try:
@@ -111,7 +118,7 @@ class LitMNIST(L.LightningModule):
         rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
         checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
-        checkpoint["train_averages_epoch"] = self._averaged_epoch
+        checkpoint["train_averages_epoch"] = -1 if self.train_averages.complete else self.current_epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         try:
@@ -128,20 +135,27 @@ class LitMNIST(L.LightningModule):
                 rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])
             loss, correct, images = rows[self.global_rank].unbind()
             self.train_averages.sums = torch.stack([loss, correct, images])
-            self._averaged_epoch = checkpoint["train_averages_epoch"]
+            self.train_averages.complete = False
+            self._resumed_epoch = checkpoint["train_averages_epoch"]
 
-    def _shared_step(self, batch: Any, averages: "Averages") -> tuple[Tensor, Tensor]:
+    def _shared_step(self, batch: Any, batch_idx: int, averages: "Averages") -> tuple[Tensor, Tensor]:
         images, labels = prepare(batch, next(self.parameters()).dtype)
+        if not is_traced() and batch_idx == 0:  # a look at the first ones is enough; compiled, it would count batches
+            check_scale(images)
         logits = self.model(images)  # [N, 10]
         loss = self.loss(logits, labels)
+        if loss.ndim:
+            raise InputError(f"the loss is {list(loss.shape)}; expected the mean over the images of a batch, []")
         averages.update(loss.detach(), logits.detach(), labels)
         return loss, logits
 
-    def _evaluation_step(self, batch: Any, loader: int) -> Tensor:
-        _, logits = self._shared_step(batch, self.evaluation_averages.setdefault(loader, Averages()))
+    def _evaluation_step(self, batch: Any, batch_idx: int, loader: int) -> Tensor:
+        _, logits = self._shared_step(batch, batch_idx, self.evaluation_averages.setdefault(loader, Averages()))
         return logits
 
     def _log_epoch(self, stage: str, averages: Mapping[int, "Averages"]) -> None:
+        for average in averages.values():
+            average.complete = True
         if self.trainer.barebones:
             return  # then Lightning takes no logging
         for loader, average in averages.items():
@@ -173,13 +187,12 @@ class Averages:
     Attributes:
         sums: of loss, of correct predictions and of images of this device so far, [3].
         batch: the same of the last batch.
+        complete: whether the epoch is over: the next batch begins another.
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
         self.sums = self.batch = torch.zeros(3)
+        self.complete = True
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss [], its logits [N, 10] and one-hot labels [N, 10]."""
@@ -188,7 +201,8 @@ class Averages:
         correct = _wide((logits.argmax(dim=1) == labels.argmax(dim=1)).to(logits.dtype)).sum()
         images = torch.full_like(correct, len(labels))
         self.batch = torch.stack([_wide(loss) * len(labels), correct, images])
-        self.sums = self.sums.to(self.batch) + self.batch
+        self.sums = self.batch if self.complete else self.sums.to(self.batch) + self.batch
+        self.complete = False
 
     def means(self) -> dict[str, float]:
         """Return the running loss and accuracy; it waits for the device."""

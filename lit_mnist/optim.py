@@ -188,6 +188,8 @@ class KerasAdam(torch.optim.Optimizer):
         state = {index: {"step": torch.tensor(steps[index])} | own for index, own in state_dict["state"].items()}
         return state_dict | {"state": state}
 
+    # Compiled, it would be compiled anew at each step, for a kernel that is one already.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.

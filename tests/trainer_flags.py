@@ -145,6 +145,13 @@ def check_shares(data_dir: Path) -> None:
     everyone = float(trainer.strategy.reduce(torch.tensor(seen.images, dtype=torch.float64), reduce_op="sum"))
     assert everyone == float(files.train.tensors[0].double().sum()), everyone
 
+    def odd(epoch: int) -> list[np.ndarray]:
+        return [np.arange(2), np.arange(3 if epoch else 2), np.arange(2)]
+
+    trainer = L.Trainer(enable_checkpointing=False, **flags | {"max_epochs": 2})
+    with pytest.raises(InputError, match=r"order\(1\): a batch is 3 images, which do not divide among 2 devices"):
+        trainer.fit(LitMNIST(), MNISTDataModule(data_dir, verify_data=False, order=odd))
+
     # One image is held out: one of the devices has none of it.
     data = MNISTDataModule(data_dir, batch_size=2, validation_images=1, verify_data=False)
     data.order = lambda epoch: [np.arange(2), np.arange(2, 4)]

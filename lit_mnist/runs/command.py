@@ -92,6 +92,8 @@ class OneLineErrorParser(ArgumentParser):
     types: Mapping[str, Any] = {}
 
     def add_argument(self, *flags: str, **options: Any) -> Any:
+        if flags[0] == "--config":
+            options["help"] = "A file of flags, in YAML; those of the command line go before it, wherever they stand."
         annotation = self.types.get(flags[0].removeprefix("--"))
         if annotation is not None:
             default = options.get("default")
@@ -124,9 +126,9 @@ def run(
 ) -> None:
     """Run `function` with the arguments of the command line; exit with its code if it returns one, 2 if it is wrong.
 
-    SIGTERM and Ctrl-C end it at once, with 143 and 130, unless it sees to them itself; so does, with 1 and without a
-    word, a standard output that nobody reads on, as in `| head`.
-    A process that is the command's own ends with it, see `_end_process`.
+    Flags go before those of a --config, wherever they stand. SIGTERM and Ctrl-C end the command at once, with 143 and
+    130, unless `function` sees to them itself; so does, with 1 and without a word, a standard output that nobody reads
+    on, as in `| head`. A process that is the command's own ends with it, see `_end_process`.
 
     Args:
         function: its signature gives the flags and their defaults, its docstring the help.
@@ -145,9 +147,13 @@ def run(
     types = get_type_hints(function)
     with SignalHandler():
         try:
+            # jsonargparse lets a file win over the flags in front of it.
+            words = sorted(
+                arguments(sys.argv[1:], types, positional), key=lambda word: not word.startswith("--config=")
+            )
             result = auto_cli(
                 _with_plain_values(function),
-                args=list(arguments(sys.argv[1:], types, positional)),
+                args=words,
                 prog=prog,
                 usage="%(prog)s " + (f"{positional.upper()} ... " if positional else "") + "[--flag value ...]",
                 description=description,

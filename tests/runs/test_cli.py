@@ -108,6 +108,16 @@ def test_flags_are_taken_as_people_type_them(words: str, taken: list[str]) -> No
     assert list(arguments(words.split(), get_type_hints(train))) == taken
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_flags_go_before_a_file_of_flags_wherever_they_stand(place: int, command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "flags.yaml"
+    file.write_text("max_epochs: 7\nbatch_size: 50")
+    words = ["--max_epochs", "3"]
+    words[place:place] = ["--config", str(file)]
+    printed = command("-m", "lit_mnist.train", *words, "--print_config").stdout.splitlines()
+    assert {"max_epochs: 3", "batch_size: 50"} <= set(printed)
+
+
 @pytest.mark.parametrize(
     ("words", "taken"),
     [

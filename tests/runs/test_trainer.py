@@ -14,7 +14,7 @@ import torch
 import torchvision
 import trainer_flags
 from conftest import make_trainer, write_small_data_set
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch.nn.functional import one_hot
@@ -35,7 +35,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")  # Lightning (2.6.6) says so of any sampler
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_argument_of_the_trainer_trains_and_reports(name: str, small: Path, tmp_path: Path) -> None:
     check(small, tmp_path, name)
@@ -147,11 +146,77 @@ LABELS = r"expected classes 0 to 9, \[N\], or one-hot rows, \[N, 10\]"
         ((IMAGES, CLASSES + 6), "labels are classes 6 to 10; expected 0 to 9"),
         ((IMAGES, CLASSES - 1), "labels are classes -1 to 3; expected 0 to 9"),
         ((torch.tensor(1.0), torch.tensor(1)), rf"images are float32 \[\]; {TAKEN}"),
+        ((IMAGES.to_sparse(), CLASSES), rf"images are sparse float32 \[5, 1, 28, 28\]; {TAKEN}"),
+        ((IMAGES, one_hot(CLASSES, 10).to_sparse()), rf"labels are sparse int64 \[5, 10\] for 5 images; {LABELS}"),
+        (
+            (IMAGES + 255, CLASSES),
+            r"images are float32 \[5, 1, 28, 28\] from 255 to 255; expected floats in \[0, 1\], or bytes",
+        ),
     ],
 )
 def test_a_batch_that_cannot_be_taken_is_refused_in_a_sentence(batch: Any, says: str) -> None:
     with pytest.raises(InputError, match=f"^{says}$"):
         LitMNIST().training_step(batch, 0)
+
+
+def test_floats_of_another_range_are_refused_where_a_model_is_called_and_normalised_ones_taken() -> None:
+    module, images = LitMNIST(), torch.arange(256.0)[:196].repeat(4).view(1, 1, 28, 28)
+    with pytest.raises(InputError, match="from 0 to 195; expected floats in"):
+        module(images)
+    assert module((images - images.mean()) / images.std()).shape == (1, 10)
+
+
+INDICES = r"expected batches, each an array of indices of training images, 0 to 999, \[N\]"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, f"gave None; {INDICES}"),
+        ([], f"gave a list of 0; {INDICES}"),
+        ([np.arange(0)], rf"gave a list of 1 \(int64 \[0\]\); {INDICES}"),
+        (np.arange(3), rf"gave a list of 3 \(int64 \[\], int64 \[\], int64 \[\]\); {INDICES}"),
+        ([1, 2], rf"gave a list of 2 \(a int, a int\); {INDICES}"),
+        ([[1, 2], [[3], [4, 5]]], f"gave a list of 2 .*; {INDICES}"),
+        ([np.arange(3.0)], rf"gave a list of 1 \(float64 \[3\]\); {INDICES}"),
+        ([np.arange(995, 1_005)], f"gave indices 995 to 1004; {INDICES}"),
+        ([np.arange(-1, 3)], f"gave indices -1 to 2; {INDICES}"),
+    ],
+)
+def test_an_order_that_cannot_be_taken_is_refused_in_a_sentence(given: Any, says: str, small: Path) -> None:
+    constructor = DataLoader.__init__
+    with pytest.raises(InputError, match=rf"^order\(0\) {says}$"):
+        make_trainer(max_epochs=1).fit(LitMNIST(), MNISTDataModule(small, verify_data=False, order=lambda epoch: given))
+    assert (
+        DataLoader.__init__ is constructor
+    )  # which Lightning (2.6.6) leaves patched after an error in a dataloader hook
+
+
+def test_an_order_may_be_a_generator_but_not_a_list_nor_of_changing_length(small: Path) -> None:
+    def fit(order: Any) -> int:
+        trainer = make_trainer(max_epochs=2, limit_val_batches=0)
+        trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False, order=order))
+        return trainer.global_step
+
+    assert fit(lambda epoch: (np.arange(start, start + 10) for start in range(0, 50, 10))) == 10
+    with pytest.raises(InputError, match=r"^order is a list of 1 .*; expected a function"):
+        fit([np.arange(10)])
+    with pytest.raises(InputError, match=r"^the order of epoch 1 has 4 batches, expected 3 as before$"):
+        fit(lambda epoch: [np.arange(10)] * (3 + epoch))
+    data = MNISTDataModule(small, verify_data=False, order=lambda epoch: [np.arange(2), np.arange(3), np.arange(2)])
+    data.setup()
+    with pytest.raises(InputError, match=r"^order\(0\): a batch is 3 images, which do not divide among 2 devices$"):
+        data.check_batches(2)
+
+
+def test_predictions_that_are_not_of_the_data_modules_batches_are_refused(small: Path) -> None:
+    data = MNISTDataModule(small, verify_data=False)
+    with pytest.raises(InputError, match=r"^gather: this data module has no Trainer"):
+        data.gather([torch.zeros(200, 10)])
+    (whole,) = make_trainer().predict(LitMNIST(), data)
+    for wrong in (None, [], whole, [whole[:7]], [whole, whole], [whole.numpy()]):
+        with pytest.raises(InputError, match=r"^gather: predictions are .*; expected what this device has predicted"):
+            data.gather(wrong)
 
 
 def test_outside_of_a_trainer_the_data_modules_batches_can_be_looked_at(small: Path) -> None:
@@ -232,6 +297,19 @@ def test_a_module_that_compiles_its_call_is_not_compiled_again_after_the_first_b
         torch.testing.assert_close(predictions[1], LitMNIST.forward(module, data.train.tensors[0]))
 
 
+def test_a_step_of_the_optimizer_is_not_compiled_again(small: Path) -> None:
+    """For each step, whose number it needs, until torch gives up."""
+    compiler, (images, labels) = Compiler(), read(small, train=False)
+    module = LitMNIST()
+    optimizer = module.configure_optimizers()
+    step = torch.compile(optimizer.step, backend=compiler)
+    for compiler.steps in range(4):
+        module.training_step((images, labels), 0).backward()
+        step()
+    assert max(compiler.asked, default=0) <= 1
+    assert optimizer.param_groups[0]["t"] == 4
+
+
 # Checkpoints and callbacks of Lightning
 
 
@@ -268,9 +346,10 @@ def test_the_best_of_a_training_that_ends_within_an_epoch_is_saved(small: Path, 
     assert best.best_model_score == trainer.callback_metrics["train_loss"]
 
 
-LIMIT, ACCUMULATE = {"limit_train_batches": 7}, {"accumulate_grad_batches": 3}
+LIMIT, ACCUMULATE, OVERFIT = {"limit_train_batches": 7}, {"accumulate_grad_batches": 3}, {"overfit_batches": 5}
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # overfit_batches asks for validation
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize(
     ("batches", "foreign", "flags"),
@@ -278,6 +357,7 @@ LIMIT, ACCUMULATE = {"limit_train_batches": 7}, {"accumulate_grad_batches": 3}
         *((batches, False, {}) for batches in (4, 10)),
         *((batches, False, LIMIT) for batches in (4, 7)),
         *((batches, False, ACCUMULATE) for batches in (6, 10)),
+        *((batches, False, OVERFIT) for batches in (3, 5)),
         # A loader without a state would begin its epoch anew: with the last batch.
         (10, True, {}),
         (7, True, LIMIT),
@@ -309,6 +389,60 @@ def test_a_training_resumes_from_the_checkpoint_of_any_step(
     assert resumed.global_step == trainer.global_step
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
     assert resumed.callback_metrics == trainer.callback_metrics
+
+
+@pytest.mark.filterwarnings(r"ignore:.*fit\(ckpt_path=:UserWarning")  # Lightning looks for a last one
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward", "on_train_batch_end"])
+def test_a_training_that_failed_within_a_batch_goes_on_with_that_batch(hook: str, small: Path, tmp_path: Path) -> None:
+    class Fails(L.Callback):
+        fails = False
+
+    def fail(callback: Fails, trainer: L.Trainer, *_: object) -> None:
+        if callback.fails and trainer.global_step >= 14:
+            raise RuntimeError("on purpose")
+
+    setattr(Fails, hook, fail)
+
+    def run(callback: Fails, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
+        L.seed_everything(0, verbose=False)
+        module = LitMNIST()
+        trainer = make_trainer(callback, OnExceptionCheckpoint(tmp_path, "failed"), max_epochs=3)
+        trainer.fit(module, MNISTDataModule(small, validation_images=100, verify_data=False), **fit)
+        return trainer, module
+
+    trainer, whole = run(Fails())
+    failing = Fails()
+    failing.fails = True
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(failing)
+    resumed, module = run(Fails(), ckpt_path=tmp_path / "failed.ckpt", weights_only=True)
+    assert resumed.global_step == trainer.global_step
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
+    assert resumed.callback_metrics == trainer.callback_metrics
+
+
+OTHERS = [{"batch_size": 50}, {"batch_size": 500}, {"seed": 1}, {"order": lambda epoch: [np.arange(100)] * 10}]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_within_an_epoch_a_training_resumes_with_its_own_batches_only(
+    other: dict[str, Any], small: Path, tmp_path: Path
+) -> None:
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.global_step in (4, 10):
+                trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    def fit(*callbacks: L.Callback, data: dict[str, Any], **fit: Any) -> None:
+        trainer = make_trainer(*callbacks, max_epochs=2, limit_val_batches=0)
+        trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False, **data), weights_only=True, **fit)
+
+    fit(Save(), data={})
+    with pytest.raises(
+        InputError, match=r"^the checkpoint is from within an epoch of other batches; give the batch_size"
+    ):
+        fit(data=other, ckpt_path=tmp_path / "4.ckpt")
+    fit(data=other, ckpt_path=tmp_path / "10.ckpt")  # of the end of an epoch
 
 
 def test_a_checkpoint_of_several_devices_serves_one_and_the_other_way_round(small: Path, tmp_path: Path) -> None:
@@ -453,6 +587,49 @@ def test_labels_that_are_not_quite_one_hot_count_by_their_largest(small: Path) -
         if L.seed_everything(0, verbose=False) == 0
     )
     assert tested["test_accuracy"] == expected["test_accuracy"]
+
+
+HOOKS = ["setup", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_validation_epoch_start"]
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, "on_test_epoch_start", "on_save_checkpoint"])
+def test_a_hook_of_ones_own_needs_no_super(hook: str, small: Path) -> None:
+    """As no hook of a LightningModule does: what is reported stays right, the second time, too."""
+
+    def reported(base: type[LitMNIST]) -> dict[str, Any]:
+        L.seed_everything(0, verbose=False)
+        module, data = base(), MNISTDataModule(small, validation_images=100, verify_data=False)
+        trainer = make_trainer(max_epochs=2)
+        trainer.fit(module, data)
+        metrics = dict(trainer.callback_metrics)
+        for _ in range(2):
+            trainer.test(module, data, verbose=False)
+        return metrics | trainer.callback_metrics
+
+    own = type("Own", (LitMNIST,), {hook: lambda self, *_, **__: None})
+    assert reported(own) == reported(LitMNIST)
+
+
+def test_a_loss_of_each_image_is_refused(small: Path) -> None:
+    class OfEach(LitMNIST):
+        def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    with pytest.raises(InputError, match=r"^the loss is \[5\]; expected the mean over the images of a batch, \[\]$"):
+        OfEach().training_step((IMAGES, CLASSES), 0)
+
+
+@pytest.mark.parametrize("learning_rate", [-1, "fast", None, float("nan")])
+def test_a_wrong_learning_rate_is_named(learning_rate: Any) -> None:
+    with pytest.raises(InputError, match=r"^learning_rate=.*: expected a number from 0 up$"):
+        LitMNIST(learning_rate)
+
+
+def test_a_learning_rate_of_numpy_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    trainer = make_trainer(max_epochs=0)
+    trainer.strategy.connect(LitMNIST(np.float64(0.5)))
+    trainer.save_checkpoint(tmp_path / "numpy.ckpt")
+    assert LitMNIST.load_from_checkpoint(tmp_path / "numpy.ckpt", weights_only=True).hparams["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize(
