@@ -1,4 +1,7 @@
-"""What several test files need: the data set, and both sides of the comparison."""
+"""What several test files need: the data set, and both sides of the comparison.
+
+Neither torch nor Lightning is imported here: the process that only hands the tests out would wait for them, too.
+"""
 
 import csv
 import gzip
@@ -11,40 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import commands
-import lightning as L
 import pytest
-import torch
 from commands import Finished
-from lightning.pytorch.callbacks import Checkpoint
 from xdist.scheduler import LoadScopeScheduling
 
 from keras_ref.data import SHA256, load_data
 from keras_ref.parity.sides import Sides
-from lit_mnist.mnist_files import MD5
 from lit_mnist.trace.files import Arrays
 
-# One thread, here and in every process that a test starts: sums differ with the number.
+# One thread, here (torch is imported later) and in every process that a test starts: sums differ with the number.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background; the tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., Finished]
 OF_BOTH_SIDES = ("test_backends", "test_parity", "test_facts", "test_report", "test_third_party")
-
-
-def make_trainer(*callbacks: L.Callback, **flags: object) -> L.Trainer:
-    """A Trainer on the CPU that writes and shows nothing."""
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        **flags,
-    )
 
 
 class ByFile(LoadScopeScheduling):
@@ -73,7 +57,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data")
     raw = path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in MD5:
+    for name in SHA256:
         (raw / name).write_bytes(gzip.decompress((files("lit_mnist") / "mnist" / f"{name}.gz").read_bytes()))
     return path
 

@@ -25,6 +25,7 @@ STEPS = 60
 CONFIG: dict[str, Any] = {"candidate": "lit_mnist:LitMNIST", "rungs": None, "steps": STEPS, "seed": 0, "dtype": "both"}
 CONFIG |= {"reference": None, "data": None, "layers": None, "batch_size": 32}
 CONFIG |= dict.fromkeys(("compare", "export_golden", "import_golden"))
+CONFIG |= {"accelerator": "cpu", "backend": "tensorflow", "backends": False}
 CONFIG |= {"seeds": 0, "devices": False, "resume": False, "mutants": False}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from conftest import make_trainer
 from rich.console import Console
+from trainers import make_trainer
 
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.module import Averages

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, make_trainer
+from conftest import Command
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainers import make_trainer
 
 from lit_mnist import LitMNIST, MNISTDataModule
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 import trainer_flags
-from conftest import make_trainer, write_small_data_set
+from conftest import write_small_data_set
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_summary import ModelSummary
@@ -21,6 +21,7 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import ToTensor
 from trainer_flags import FLAGS, check
+from trainers import make_trainer
 
 from lit_mnist import LitMNIST, MNISTDataModule
 from lit_mnist.errors import InputError
