@@ -15,6 +15,7 @@ from keras_ref.trace.gradients import gradients
 from keras_ref.trace.reference import Batch, Reference
 from lit_mnist.errors import InputError
 from lit_mnist.runs.files import versions
+from lit_mnist.trace.arrays import Examples
 from lit_mnist.trace.files import Arrays, TraceInputs, dropout_mask
 
 Progress = Callable[[int, int], None]  # is given the steps done and their number
@@ -79,13 +80,20 @@ def trace_training(
             arrays["accuracy"] = np.array(trace.accuracies)
         reported = [name for name in fitted.history if name != "last_accuracy"]
         arrays |= {f"history/{name}": np.array(fitted.history[name]) for name in reported}
-        inputs, *targets = examples.test(given.dtype)
-        arrays["probabilities"] = model.predict(inputs, batch_size=1000, verbose=0)
-        if examples.tests is not None:
-            tested = model.evaluate(inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **_of(targets))
-            arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in reported}
+        if not given.hold:
+            arrays |= _tested(model, examples, given.dtype, reported)
     arrays["run_id"] = np.asarray(given.run_id)
     arrays["versions"] = np.asarray(json.dumps(versions("keras", keras.backend.backend(), "numpy")))
+    return arrays
+
+
+def _tested(model: keras.Model, examples: Examples, dtype: str, reported: list[str]) -> Arrays:
+    """Return what the model gives for the test examples, and what `evaluate` reports of them."""
+    inputs, *targets = examples.test(dtype)
+    arrays = {"probabilities": model.predict(inputs, batch_size=1000, verbose=0)}
+    if examples.tests is not None:
+        tested = model.evaluate(inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **_of(targets))
+        arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in reported}
     return arrays
 
 

@@ -74,15 +74,17 @@ def trace_training(
     trainer = make_trainer(given.epochs, given.dtype, [trace, settled], progress, devices, accelerator)
     # The checkpoint is our own, of a minute ago, and a candidate may put anything into it.
     trainer.fit(module, data, ckpt_path=earlier, weights_only=False)
-    return {
+    arrays = {
         **loaded,
         **trace.finished(trainer.strategy),
         **candidate.state("", trainer.optimizers[0]),
-        **(reported_test_results(trainer, module, data) if candidate.is_tested else {}),
-        "probabilities": candidate.predicted(predict_test_images(trainer, module, data)),
         "run_id": np.asarray(given.run_id),
         "versions": np.asarray(json.dumps(versions("torch", "lightning", "numpy"))),
     }
+    if not given.hold:
+        arrays |= reported_test_results(trainer, module, data) if candidate.is_tested else {}
+        arrays["probabilities"] = candidate.predicted(predict_test_images(trainer, module, data))
+    return arrays
 
 
 def _without_training(given: TraceInputs, candidate: MappedCandidate) -> dict[str, np.ndarray]:
