@@ -121,7 +121,7 @@ def train(
     Raises:
         InputError: a wrong value or file; nothing was written.
     """
-    plan = make_plan(dict(locals()))
+    plan = make_plan(dict(locals()))  # before any other variable is set: the flags and their values
     with contextlib.ExitStack() as held:
         parts = build(plan, held.enter_context(SignalHandler(plan.resume_line)))
         if parts.trainer.world_size > 1 and not started_by_agent():
@@ -134,10 +134,10 @@ def train(
             announce(plan, parts)
         try:
             summary, probabilities = fit_and_test(plan, parts)
+            if parts.trainer.is_global_zero:
+                write(plan, parts, summary, probabilities)
         except OSError as error:  # a full disk, a directory that has vanished
             raise OSError(f"{error}. {plan.resume_line()}".strip()) from error
-        if parts.trainer.is_global_zero:
-            write(plan, parts, summary, probabilities)
     return summary
 
 
@@ -321,7 +321,7 @@ def fit_and_test(plan: Plan, parts: Parts) -> "tuple[dict[str, Any], np.ndarray]
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if checkpoint is None or parts.checkpoints.restored:
+        if checkpoint is None or parts.checkpoints.training_began:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(f"{checkpoint}: cannot be restored ({reason}); name another, or start a new run") from error

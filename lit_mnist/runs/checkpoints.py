@@ -35,7 +35,7 @@ class Checkpoints(Checkpoint):
         resume: returns how to resume, to be said when a signal has come.
 
     Attributes:
-        restored: whether the training has begun, from a checkpoint if there was one.
+        training_began: whether it has, from a checkpoint if there was one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Checkpoints(Checkpoint):
         self.signals = signals
         self.settings = dict(settings)
         self.resume = resume
-        self.restored = False
+        self.training_began = False
         self.earlier_threads: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Checkpoints(Checkpoint):
         self.earlier_threads = int(state_dict["threads"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.restored = True
+        self.training_began = True
         now, earlier = torch.get_num_threads(), self.earlier_threads
         if trainer.is_global_zero and earlier not in (None, now) and trainer.strategy.root_device.type == "cpu":
             how = f"not with as many threads as before ({now}, not {earlier}): sums will be rounded in another order"

@@ -379,7 +379,8 @@ def _end_process(codes: list[int]) -> None:
     """End a process whose work is done (`codes` holds its exit code) and leave its memory to the system.
 
     Taking down torch and its libraries would cost a tenth of the peak memory and a second or more, for nothing. Threads
-    and all other exit functions have ended by now, so that what they write is written.
+    have ended by now, and all exit functions that were registered since the command began, so that what they write is
+    written; those of before, as of a sitecustomize, are not called.
     """
     if codes:
         sys.stdout.flush()

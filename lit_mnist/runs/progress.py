@@ -57,11 +57,11 @@ class EpochResults(Checkpoint):
         self.config = config
         self.rows: list[dict[str, float]] = []
         self.earlier_seconds = 0.0
-        self.began = time.monotonic()  # and again with the first batch, once all processes are there
+        self.run_began = time.monotonic()  # and again with the first batch, once all processes are there
 
     def seconds(self) -> float:
         """Return the seconds since the first batch, and those before the checkpoint that the run was resumed from."""
-        return self.earlier_seconds + time.monotonic() - self.began
+        return self.earlier_seconds + time.monotonic() - self.run_began
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds()}
@@ -71,13 +71,14 @@ class EpochResults(Checkpoint):
         self.earlier_seconds = float(state_dict["seconds"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.began = self.started = time.monotonic()  # Lightning passes over the start of an epoch that it resumes
+        # The epoch, too: Lightning passes over the start of one that it resumes.
+        self.run_began = self.epoch_began = time.monotonic()
         # Not before: what cannot be restored changes nothing.
         if trainer.is_global_zero and self.run_directory is not None:
             reopen_run_directory(self.run_directory, self.config)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.epoch_began = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
@@ -86,7 +87,7 @@ class EpochResults(Checkpoint):
         if trainer.is_global_zero:
             if self.run_directory is not None:
                 write_metrics(self.run_directory, self.rows)
-            line = self._line(row, trainer.max_epochs, time.monotonic() - self.started)
+            line = self._line(row, trainer.max_epochs, time.monotonic() - self.epoch_began)
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     @staticmethod

@@ -543,6 +543,17 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoints(flags: 
     assert_same(run, whole)
 
 
+def test_results_that_cannot_be_written_are_no_reason_to_train_again(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "curves.png")
+
+    monkeypatch.setattr("lit_mnist.train.write_results", fail)
+    with pytest.raises(OSError, match=r"No space left on device: 'curves.png'. To resume: .* --resume last"):
+        train(**flags | {"output_dir": str(tmp_path), "run_name": "run"})
+
+
 def test_a_directory_that_vanishes_ends_the_run_in_one_line(flags: Flags, tmp_path: Path) -> None:
     process = Training(flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500})
     process.wait_for_step(5)
