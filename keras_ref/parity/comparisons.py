@@ -9,6 +9,7 @@ from keras_ref.parity.tolerances import FLOAT32_RATIO, FLOAT64
 from lit_mnist.trace.files import Arrays
 
 NOTHING = np.array([np.nan])
+OWN_ROUNDING = "twice Keras' own rounding"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def near_either(name: str, ours: np.ndarray | None, theirs: np.ndarray, unrounde
     if apart > FLOAT64:
         own = largest_difference(theirs, unrounded)[0] / size
         if own > FLOAT64 and apart <= 2 * own:
-            return Comparison(f"{name}{where}", apart, 2 * own, "twice Keras' own rounding")
+            return Comparison(f"{name}{where}", apart, 2 * own, OWN_ROUNDING)
         if ours is not None and ours.shape == theirs.shape and theirs.ndim == 1 and where.startswith("["):
             apart, where = first_difference(ours / size, unrounded / size)  # of steps, the first tells more
     return Comparison(f"{name}{where}", apart, FLOAT64, "unrounded")

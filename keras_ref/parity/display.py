@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from keras_ref.parity.comparisons import OWN_ROUNDING
 from keras_ref.parity.hints import hint
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.processes import Side
@@ -151,6 +152,12 @@ def conclusion(
     if last.holds:
         climbed = sorted({verdict.rung.number for verdict in verdicts if verdict.was_run})
         lines.append(f"{candidate} holds on rung{'s' * (len(climbed) > 1)} {', '.join(map(str, climbed))}.")
+        if rounded := [one for verdict in verdicts for one in verdict.within_own_rounding]:
+            lines.append(
+                f"{len(rounded)} comparisons in float64 hold only within {OWN_ROUNDING}, up to "
+                f"{max(one.tolerance for one in rounded):.2g}: a difference below that is not seen there. "
+                "docs/porting.md says what to do."
+            )
         if steps < all_steps:
             lines.append(
                 f"Of the {all_steps:,} steps of the training, {steps:,} were run; --steps {all_steps} runs all."

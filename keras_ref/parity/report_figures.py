@@ -99,8 +99,9 @@ def differences(losses: Mapping[str, Any], tolerance: float, exact: str) -> Figu
         axis.set_ylim(FLOOR / 2, 10)
         axis.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
         axis.set_xlabel("step")
-        axis.set_title("Difference of the loss at each step (nats)")
-        figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8.5)
+        axis.set_title("Difference of the loss at each step")
+        columns = 1 if max(len(str(handle.get_label())) for handle in handles) > 36 else 2  # longer ones are cut off
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8.5)
     return figure
 
 
@@ -113,7 +114,7 @@ def tensors(errors: Mapping[str, Mapping[str, float | None]], tolerance: float) 
         ("keras float32", "Keras, float32 (relative error)", {"color": KERAS, "marker": "."}),
     ]
     with rc_context(STYLE):
-        figure = Figure(figsize=(6, 5.4))
+        figure = Figure(figsize=(6, max(5.4, 1.6 + 0.17 * len(names))))
         axis = figure.subplots()
         for kind, label, style in kinds:
             values = [errors[name].get(kind) for name in names]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_ref.parity import checks
-from keras_ref.parity.comparisons import Comparison, NotChecked
+from keras_ref.parity.comparisons import OWN_ROUNDING, Comparison, NotChecked
 from keras_ref.parity.golden import NotInGoldenError, placed
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import OTHER_COMPUTATION
@@ -269,7 +269,16 @@ class Verdict:
             return "equal" if self.holds else "not equal"
         unit = " x Keras' error" if self.dtype == "float32" and self.rung.trainings else ""
         against = f" ({self.shown.against})" if self.shown.against else ""
-        return f"{self.shown.difference:.2g}{unit} of {self.shown.tolerance:.3g}{against}"
+        figure = f"{self.shown.difference:.2g}{unit} of {self.shown.tolerance:.3g}{against}"
+        if not (self.holds and self.within_own_rounding):
+            return figure
+        widest = max(one.tolerance for one in self.within_own_rounding)
+        return f"{figure}; {len(self.within_own_rounding)} of {len(self.comparisons)} within up to {widest:.2g}"
+
+    @property
+    def within_own_rounding(self) -> list[Comparison]:
+        """What is farther apart than 1e-12 and holds because Keras itself rounds: seen less sharply than the rest."""
+        return [one for one in self.comparisons if one.holds and one.against == OWN_ROUNDING]
 
 
 def climb(sides: Sides, numbers: Iterable[int], dtype: Dtype = "both") -> Iterator[Verdict]:

@@ -46,6 +46,8 @@ def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: i
     original = resolve(reference, data, data_dir)
     model = original.build()
     described = describe(model, original.model)
+    if not isinstance(original, Documented):
+        _check_inputs(model, original.examples().arrays[0], data)
     layers = described["layers"]
     arrays = {
         "model": np.array(json.dumps(described)),
@@ -67,6 +69,13 @@ def facts(progress: Progress, reference: str, data: str, data_dir: str, seeds: i
         arrays[f"trained/{layer['name']}"] = np.array(sum(trained))
     arrays["all_trained"] = np.array(sum(int(np.prod(v.shape)) for v in model.trainable_variables))
     return arrays | original.examples().digests()
+
+
+def _check_inputs(model: keras.Model, inputs: np.ndarray, data: str) -> None:
+    expected, given = model.input_shape[1:], inputs.shape[1:]
+    if len(expected) != len(given) or any(e not in (None, g) for e, g in zip(expected, given, strict=True)):
+        shapes = [f"[{', '.join(map(str, ('N', *shape)))}]" for shape in (given, expected)]
+        raise InputError(f"--data {data}: x is {shapes[0]}; the input of the model is {shapes[1]}")
 
 
 def _dropped(layer: Any) -> np.ndarray:

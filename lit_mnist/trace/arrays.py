@@ -90,23 +90,26 @@ def call_named(flag: str, name: str, expected: str) -> Any:
         InputError: if there is no such function, or it raises.
     """
     module, _, function = name.partition(":")
+    there = False
     try:
-        return getattr(importlib.import_module(module), function)()
+        named = getattr(importlib.import_module(module), function)
+        there = True
+        return named()
     except InputError:
         raise
     except Exception as error:  # a file of anybody's may do anything
-        reason = " ".join(str(error).split())
-        raise InputError(f"--{flag} {name}: {type(error).__name__}: {reason}; expected {expected}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"--{flag} {name}: {reason}" + ("" if there else f"; expected {expected}")) from error
 
 
 def _check(name: str, arrays: Any) -> None:
     expected = "expected (x, y) or ((x, y), (x_test, y_test)), NumPy arrays as Keras takes them"
     if not (isinstance(arrays, tuple | list) and len(arrays) in (2, 3)):
-        raise InputError(f"--data {name}: returns a {type(arrays).__name__}; {expected}")
+        raise InputError(f"--data {name}: returns {type(arrays).__name__}; {expected}")
     for array in arrays:
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim == 0:
             what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise InputError(f"--data {name}: holds a {what}; {expected}")
+            raise InputError(f"--data {name}: holds {what}; {expected}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"--data {name}: holds NaN or infinity; take them out")
     lengths = {len(array) for array in arrays}

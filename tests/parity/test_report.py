@@ -13,7 +13,7 @@ import yaml
 from conftest import Command
 from matplotlib.image import imread
 
-from keras_ref.parity.comparisons import Comparison
+from keras_ref.parity.comparisons import OWN_ROUNDING, Comparison
 from keras_ref.parity.display import conclusion, in_words, table
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
 from keras_ref.parity.recorded import recorded
@@ -172,6 +172,14 @@ def test_the_table_of_the_terminal_has_a_row_a_rung() -> None:
     assert cells[2] == ["", "1e-15 of 1e-12"]
     assert cells[3] == ["equal", "3 x Keras' error of 2"]
     assert cells[4] == ["holds", "[bold red]FAILS[/]"]
+
+
+def test_what_holds_within_keras_own_rounding_alone_is_counted() -> None:
+    sharp, blunt = Comparison("x", 9e-13, 1e-12), Comparison("y", 1e-7, 3e-7, OWN_ROUNDING)
+    assert Verdict(RUNGS[8], "float64", (sharp, blunt)).figure == "9e-13 of 1e-12; 1 of 2 within up to 3e-07"
+    text = conclusion([Verdict(RUNGS[8], "float64", (sharp, blunt))], [], "port", 60, 0)
+    assert "1 comparisons in float64 hold only within twice Keras' own rounding, up to 3e-07" in text
+    assert "own rounding" not in conclusion([Verdict(RUNGS[8], "float64", (sharp,))], [], "port", 60, 0)
 
 
 def test_the_command_of_the_report_is_accepted(report: Path, command: Command) -> None:
