@@ -333,4 +333,6 @@ def test_keras_rounds_the_constants_that_the_docstrings_name_and_no_others(their
     keys = [key for key in theirs if not key.startswith("initializers/") and not key.endswith("/start")]
     assert max(differences(key) for key in keys if not key.startswith(ROUNDED) and "/True/" not in key) == 0
     for group in ROUNDED:
-        assert 1e-10 < max(differences(key) for key in keys if key.startswith(group)) < 1e-6
+        # Adam's 1 - beta_2 is 1.29e-5 too small in float32, so that each step of at most 0.01 is 6.4e-6 of it too long.
+        most = cases.STEPS * 0.01 * 6.5e-6 if group == "optimizers/adam" else 1e-6
+        assert 1e-10 < max(differences(key) for key in keys if key.startswith(group)) < most
