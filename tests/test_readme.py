@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import Command
 
+from keras_ref.benchmark.report import CONTESTANT_TITLES, TARGET_TITLES, contestant_rows, table_in_markdown, target_rows
 from keras_ref.parity.pitfalls import PITFALLS
 from keras_ref.parity.recorded import accuracy_lost, recorded
 from keras_ref.parity.rungs import LIST
@@ -102,6 +103,14 @@ def test_the_table_of_rungs_says_what_the_full_run_found() -> None:
         (compared,) = {one["compared"] for one in full_run["rungs"] if one["number"] == rung.number}
         cells = [str(rung.number), rung.name, compared, figures.get("float64", ""), figures.get("float32", "")]
         assert f"| {' | '.join(cells)} |" in README, cells
+
+
+def test_the_tables_of_speed_say_what_was_measured() -> None:
+    findings = json.loads((ROOT / "keras_ref" / "benchmark" / "benchmark.json").read_text())
+    for page in ("README.md", "docs/speed.md"):
+        assert table_in_markdown(CONTESTANT_TITLES, contestant_rows(findings)) in (ROOT / page).read_text(), page
+    targets = table_in_markdown(TARGET_TITLES, target_rows(findings))
+    assert targets in (ROOT / "docs" / "speed.md").read_text()
 
 
 def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
