@@ -21,7 +21,6 @@ PORTS = {"mnist_convnet": "LitConvnet", "bn_stride": "LitBnStride", "roman_lstm"
 MAPPED = "block/first: layers.inner.0\nblock/second: layers.inner.1\n"
 LAYERS = ["images", "sequences", "volumes", "joined"]
 MUTANTS = [(model, name) for model, mutants in PITFALLS.items() for name in mutants]
-FAST = ("mnist_convnet", "DropoutForgotten")  # of the mutants, in plain pytest, too
 
 
 def of_model(sides: Sides, model: str, candidate: str, **changes: int | str) -> Sides:
@@ -119,15 +118,12 @@ def test_the_loader_that_a_port_brings_is_looked_at_as_it_is(port: str, says: st
         assert says in verdict.shown.what
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [pytest.param(*mutant, marks=[] if mutant == FAST else pytest.mark.slow) for mutant in MUTANTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "name"), MUTANTS)
 def test_every_wrong_port_is_stopped_where_it_was_predicted(model: str, name: str, sides: Sides) -> None:
     port = of_model(sides, model, f"mutants:{name}")
     expected = PITFALLS[model][name]
-    rungs = [expected["rung"]] if (model, name) == FAST else USUAL
-    last = climbed(port, rungs)[-1]
+    last = climbed(port, USUAL)[-1]
     assert not last.holds
     assert last.rung.number == expected["rung"], last.shown
     assert expected["named"] in last.shown.what
