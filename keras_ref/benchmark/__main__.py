@@ -1,6 +1,5 @@
 """python -m keras_ref.benchmark: how long the documented training takes, here, with Keras and with others."""
 
-import functools
 import json
 import os
 import tempfile
@@ -9,7 +8,7 @@ from typing import Any
 
 from keras_ref.benchmark.contestants import chosen
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import PositiveInt, run
+from lit_mnist.runs.command import PositiveInt, run, with_code_2
 from lit_mnist.runs.signals import exit_on_signals
 
 
@@ -107,13 +106,5 @@ def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def command(*flags: Any, **named_flags: Any) -> int:
-    """Exit code 1 is for a contestant that did other work: what the system refuses could not be run."""
-    try:
-        return benchmark(*flags, **named_flags)
-    except OSError as error:
-        raise InputError(str(error)) from error
-
-
 if __name__ == "__main__":
-    run(functools.wraps(benchmark)(command), prog="python -m keras_ref.benchmark")
+    run(with_code_2(benchmark), prog="python -m keras_ref.benchmark")

@@ -1,12 +1,11 @@
 """python -m keras_ref.parity: prove or refute that a port trains exactly as its Keras original does."""
 
-import functools
 import inspect
 from pathlib import Path
 from typing import Any, Literal
 
 from lit_mnist.errors import InputError
-from lit_mnist.runs.command import BatchSize, NonNegativeInt, PositiveInt, Seed, run
+from lit_mnist.runs.command import BatchSize, NonNegativeInt, PositiveInt, Seed, run, with_code_2
 from lit_mnist.runs.signals import exit_on_signals
 
 
@@ -72,7 +71,7 @@ def parity(
     flags = dict(locals())  # before any other variable is set: the flags and their values
 
     from keras_ref.parity.display import Display, make_console, mutant_line, progress_line, stated_beforehand, table
-    from keras_ref.parity.pitfalls import STEPS, climb_with_mutants
+    from keras_ref.parity.pitfalls import climb_with_mutants
     from keras_ref.parity.report import gather, prepare_report, write_report
     from keras_ref.parity.result import climb_rungs, opened, said, wanted_rungs
     from keras_ref.parity.result import export_golden as write_golden
@@ -83,10 +82,8 @@ def parity(
     if backends:
         return run_backends(flags)
     numbers = wanted_rungs(flags)
-    if mutants and data:
-        raise InputError("--mutants true: the wrong ports are ports of the documented model; leave out --data")
-    if mutants and import_golden and steps != STEPS:
-        raise InputError(f"--mutants true: with --import_golden it takes one of --steps {STEPS}")
+    if mutants:
+        check_mutants(flags)
     if report is not None:
         prepare_report(Path(report))
     console = make_console()
@@ -107,6 +104,16 @@ def parity(
             write_report(Path(report), gather(flags, verdicts, results, text, sides))
             display.print(f"Report: {Path(report) / 'report.html'}")
     return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1
+
+
+def check_mutants(flags: dict[str, Any]) -> None:
+    """Refuse flags that do not go with --mutants."""
+    from keras_ref.parity.pitfalls import STEPS
+
+    if flags["data"]:
+        raise InputError("--mutants true: the wrong ports are ports of the documented model; leave out --data")
+    if flags["import_golden"] and flags["steps"] != STEPS:
+        raise InputError(f"--mutants true: with --import_golden it takes one of --steps {STEPS}")
 
 
 def refuse_others(flags: dict[str, Any], mode: str, *taken: str) -> None:
@@ -151,13 +158,5 @@ def compare_files(flags: dict[str, Any], names: list[str]) -> int:
     return 0 if all(verdict.holds for verdict in verdicts) else 1
 
 
-def command(*flags: Any, **named_flags: Any) -> int:
-    """Exit code 1 is for a rung that does not hold: what the system refuses could not be run."""
-    try:
-        return parity(*flags, **named_flags)
-    except OSError as error:
-        raise InputError(str(error)) from error
-
-
 if __name__ == "__main__":
-    run(functools.wraps(parity)(command), prog="python -m keras_ref.parity")
+    run(with_code_2(parity), prog="python -m keras_ref.parity")

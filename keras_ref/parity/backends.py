@@ -51,7 +51,7 @@ def compare_executions(sides: Sides) -> dict[str, Any]:
         "not_checked": [*NOT_CHECKED, *(f"Keras on {one}: not installed." for one in OTHERS if one not in installed)],
         "steps": sides.steps,
         "seed": sides.seed,
-        "versions": versions("keras", "tensorflow", *installed, *dict.fromkeys(["torch", "lightning"])),
+        "versions": versions("keras", "tensorflow", *installed, "torch", "lightning"),
         "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
     }

@@ -180,6 +180,19 @@ def run(
         sys.exit(code)
 
 
+def with_code_2(function: Callable[..., int]) -> Callable[..., int]:
+    """Return the same function for `run`, whose exit code 1 is a verdict: what the system refuses could not be run."""
+
+    @functools.wraps(function)
+    def command(*flags: Any, **named_flags: Any) -> int:
+        try:
+            return function(*flags, **named_flags)
+        except OSError as error:
+            raise InputError(str(error)) from error
+
+    return command
+
+
 def arguments(words: list[str], types: Mapping[str, Any], positional: str | None = None) -> Iterator[str]:
     """Return the words of a command line as jsonargparse takes them: `--flag=value` or, of its own flags, `--flag`.
 
