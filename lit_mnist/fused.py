@@ -48,7 +48,8 @@ def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad):
         return _ConvReLUPool.apply(images, weight, bias)
-    return _pooled(_sums(_patches(images), weight), bias).view(_shape(images, bias))
+    largest = _sums(_patches(images), weight).amax(dim=1)  # of the four shifts, [N, C, H/2 * W/2]
+    return largest.add_(bias.unsqueeze(1)).relu_().view(_shape(images, bias))
 
 
 def fits(images: Tensor, conv: nn.Module, pool: nn.Module) -> bool:
@@ -104,11 +105,10 @@ class _ConvReLUPool(Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         patches = _patches(images)
-        sums = _sums(patches, weight)
-        pooled = _pooled(sums, bias)
-        # Who wins, as ones and zeros in place of the sums: those that give floats for floats are the fast kernels.
-        first, second, third, fourth = sums.unbind(1)
+        first, second, third, fourth = _sums(patches, weight).unbind(1)
         upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
+        pooled = torch.maximum(upper, lower).add_(bias.unsqueeze(1)).relu_()
+        # Who wins, as ones and zeros in place of the sums: those that give floats for floats are the fast kernels.
         wins = (upper.ge_(lower), first.ge_(second), third.ge_(fourth))
         ctx.save_for_backward(images, weight, bias, patches, pooled, *wins)
         return pooled.view(_shape(images, bias))
@@ -161,11 +161,6 @@ def _shifts(dtype: torch.dtype) -> Tensor:
             shifts[r, s, shift, i + r, j + s] = 1
     with torch.inference_mode(False):
         return torch.from_numpy(shifts).reshape(9, -1).to(dtype)
-
-
-def _pooled(sums: Tensor, bias: Tensor) -> Tensor:
-    """Take the largest of the four shifts, add the bias and apply ReLU: [N, C, H/2 * W/2]."""
-    return sums.amax(dim=1).add_(bias.unsqueeze(1)).relu_()
 
 
 def _shape(images: Tensor, bias: Tensor) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from lit_mnist.errors import InputError
 # Those that people have. Pillow knows more; one of them, EPS, would start a program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 LARGEST_PICTURE = 80_000_000  # pixels, which are looked at before any is unpacked; 0.3 GB in colour
-LARGEST_SIDE = 320  # pixels, to which larger pictures are shrunk before the digit is looked for
+WORKING_SIDE = 320  # pixels: larger pictures are shrunk to the area of this square before the digit is looked for
 WIDEST_STROKES = (0.08, 0.15, 0.25, 0.4)  # of the shorter side of a picture: what is wider belongs to the sheet
 SMALLEST_WINDOW = 7  # pixels, that can tell strokes from the sheet
 LEAST_CONTRAST = 0.05  # of ink and sheet; less is an empty sheet
@@ -78,7 +78,7 @@ def read_picture(path: Path) -> np.ndarray:
                 if width * height > LARGEST_PICTURE:
                     size = f"{width} x {height} pixels, more than {LARGEST_PICTURE:,}"
                     raise InputError(f"{path}: {size}; shrink it or cut the digit out")
-                image.draft(None, (2 * LARGEST_SIDE, 2 * LARGEST_SIDE))  # a JPEG is unpacked no larger than needed
+                image.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a JPEG is unpacked no larger than needed
                 return to_grey(image)
     except InputError:
         raise
@@ -191,9 +191,9 @@ def _resampling(length: int, to: int) -> np.ndarray:
 
 def _shrink(grey: np.ndarray) -> np.ndarray:
     height, width = grey.shape
-    if max(height, width) <= LARGEST_SIDE:
+    scale = WORKING_SIDE / math.sqrt(height * width)
+    if scale >= 1:
         return grey
-    scale = LARGEST_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(grey.astype(np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float64)

@@ -38,3 +38,13 @@ def silent(side: str, connection: Connection, log: str) -> None:
 
 def stuck(side: str, connection: Connection, log: str) -> None:
     time.sleep(600)
+
+
+def obliging(side: str, connection: Connection, log: str) -> None:
+    """Answer everything but what is called "impossible", and take a second for what is called "long"."""
+    while True:
+        name, _, output = connection.recv()
+        time.sleep(name == "long")
+        if name != "impossible":
+            write_arrays(Path(output), {"name": np.asarray(name)})
+        connection.send("it is impossible" if name == "impossible" else None)

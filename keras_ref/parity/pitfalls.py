@@ -3,13 +3,14 @@
 `pitfalls.yaml` lists them; the code of a mistake and its entry there have the same name.
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
 import yaml
 
-from keras_ref.parity.rungs import USUAL, Verdict, climb
+from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
 from keras_ref.parity.sides import Sides
 
 STEPS = 60  # of the trajectory, enough for each of them
@@ -53,15 +54,28 @@ class MutantResult:
 
 def climb_with_mutants(sides: Sides, numbers: Collection[int]) -> Iterator[MutantResult]:
     """Climb in float64 with every mistake that one of the rungs has to stop: the usual rungs, or the one of a flag."""
-    for name, pitfall in PITFALLS.items():
-        if pitfall.rung in numbers:
-            yield climb_with_mutant(sides, name)
+    climbs = [(name, _port(sides, name)) for name, pitfall in PITFALLS.items() if pitfall.rung in numbers]
+    for i, (name, port) in enumerate(climbs):
+        for following, other in climbs[i + 1 : i + 2]:
+            if PITFALLS[following].rung in USUAL:
+                rungs = USUAL[: USUAL.index(PITFALLS[following].rung) + 1]
+                trainings = dict.fromkeys(itertools.chain(*(RUNGS[rung].trainings for rung in rungs)))
+                other.look_ahead("ours", trainings, ["float64"])
+        yield _climb(port, name)
+        port.forget()
 
 
 def climb_with_mutant(sides: Sides, name: str) -> MutantResult:
     """Climb in float64 with a mistake until the ladder stops it."""
+    return _climb(_port(sides, name), name)
+
+
+def _port(sides: Sides, name: str) -> Sides:
+    return sides.of(f"lit_mnist.mutants:{name}", steps=STEPS, seeds=2)
+
+
+def _climb(port: Sides, name: str) -> MutantResult:
     rung = PITFALLS[name].rung
-    port = sides.of(f"lit_mnist.mutants:{name}", steps=STEPS, seeds=2)
     return result_of(name, climb(port, USUAL if rung in USUAL else [rung], dtype="float64"))
 
 

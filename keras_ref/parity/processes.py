@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_mnist.errors import InputError
-from lit_mnist.trace.files import write_arrays
+from lit_mnist.trace.files import Arrays, write_arrays
 
 Side = Literal["ours", "theirs", "jax", "torch"]  # the port, Keras on TensorFlow, and Keras on another backend
 OF_KERAS: dict[Side, str] = {"theirs": "tensorflow", "jax": "jax", "torch": "torch"}  # its backends
@@ -58,10 +58,11 @@ class SideProcess:
         self.process.start()
         other_end.close()
         self.request: Request | None = None
+        self.answers: dict[Request, Arrays] = {}
 
-    def send(self, request: Request, output: Path) -> None:
-        """Ask for what is then found in the file `output`."""
-        self.request = request
+    def send(self, request: Request, output: Path, answers: dict[Request, Arrays]) -> None:
+        """Ask for what is then found in the file `output`, and belongs into `answers`."""
+        self.request, self.answers = request, answers
         self.connection.send((request.name, dict(request.arguments), str(output)))
 
     def receive(self) -> tuple[int, int] | None:

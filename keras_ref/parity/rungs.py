@@ -294,7 +294,12 @@ def climb(sides: Sides, numbers: Iterable[int], dtype: Dtype = "both") -> Iterat
     in_order = [(rung, rung.dtypes[0]) for rung in rungs if rung.of_facts]
     in_order += [(rung, precision) for precision in precisions for rung in rungs if len(rung.dtypes) > 1]
     in_order += [(rung, rung.dtypes[0]) for rung in rungs if rung.flag]
+    trainings = sorted({training for rung in rungs for training in rung.trainings}, key=lambda name: name != "long")
+    told = False
     for rung, precision in in_order:
+        if not (told or rung.of_facts or rung.flag):
+            told = True  # and not before: a port that is stopped by its facts needs no training
+            sides.look_ahead("theirs", trainings, precisions)
         found = list(rung.comparisons(sides, precision))
         compared = tuple(one for one in found if isinstance(one, Comparison))
         not_checked = {one.what: one for one in found if isinstance(one, NotChecked)}

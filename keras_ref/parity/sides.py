@@ -1,16 +1,21 @@
-"""Both sides of a comparison: what they are asked, by whom, and what they answered. Each question is asked once."""
+"""Both sides of a comparison: what they are asked, by whom, and what they answered. Each question is asked once.
+
+What is wanted next takes turns: the port's side and Keras' work at the same time, but one waits for the other. So what
+will be asked for later is told beforehand (`look_ahead`), and done where a core would have nothing to do.
+"""
 
 import contextlib
 import copy
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,6 +91,7 @@ class Sides:
                 (directory / name).write_bytes(content)
         self.started: list[SideProcess] = []
         self.answers: dict[Side, dict[Request, Arrays]] = {side: {} for side in MODULES}
+        self.later: list[tuple[Request, dict[Request, Arrays]]] = []  # and where the answer goes
 
     def __enter__(self) -> "Sides":
         return self
@@ -98,6 +104,7 @@ class Sides:
         for process in self.started:
             process.end()
         self.started.clear()
+        self.later.clear()
 
     def of(self, candidate: str, reference: str | None = None, data: str = "", **changes: int | str) -> "Sides":
         """The same processes and answers of Keras, with another candidate and other steps or seeds.
@@ -238,6 +245,33 @@ class Sides:
         """The weights of our model that has loaded a file of Keras."""
         return self.ask([self.request("ours", "load", file=str(file))])[0]
 
+    def look_ahead(self, side: Literal["ours", "theirs"], trainings: Iterable[str], dtypes: Iterable[str]) -> None:
+        """Have traces of a side made before they are asked for, whenever a core has nothing else to do.
+
+        Those of the golden are there, and those of another backend's Keras are left to when they are asked for.
+        """
+        if not self.trains or (side == "theirs" and (self.golden or self.backend != "tensorflow")):
+            return
+        requests = [self.request("ours", "facts", seeds=SEEDS)] if side == "ours" else []
+        for dtype, training in itertools.product(dtypes, trainings):
+            if training == "trained" and not self._is_trained():
+                continue  # it starts from what the long one ends with
+            inputs = self.inputs(training, dtype)
+            requests.append(self.trace_request(side, inputs))
+            if self.data and side == "theirs" and dtype == "float64":
+                requests.append(self.trace_request(side, inputs, exact=1))
+        self.later.extend((request, self.answers[side]) for request in requests)
+
+    def _is_trained(self) -> bool:
+        """Say whether it is known what the long training ends with."""
+        long = self.trace_request("theirs", self.inputs("long", "float64"))
+        return self.golden is not None or long in self.answers["theirs"]
+
+    def forget(self) -> None:
+        """Forget what the candidate has answered, and what is still wanted of it."""
+        self.later[:] = [(request, answers) for request, answers in self.later if answers is not self.answers["ours"]]
+        self.answers["ours"].clear()
+
     def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
         """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
         where = {"accelerator": self.accelerator} if side == "ours" else {}
@@ -351,24 +385,46 @@ class Sides:
         return [self.answers[request.side][request] for request in requests]
 
     def _ask(self, requests: list[Request], doing: str) -> None:
-        waiting = [request for request in requests if request not in self.answers[request.side]]
-        busy: list[SideProcess] = []
-        while waiting or busy:
-            for request in list(waiting):
-                if process := self._free_process(request.side):
-                    waiting.remove(request)
-                    busy.append(process)
+        while missing := [request for request in requests if request not in self.answers[request.side]]:
+            under_way = self._under_way()
+            for request in missing:
+                if request not in under_way and (process := self._free_process(request.side)):
                     self.progress(request.side, doing or request.name, 0, 0)
-                    process.send(request, self._output(request))
-            for process in first_to_speak(busy):
-                steps = process.receive()
-                assert process.request is not None
-                if steps is not None:
-                    self.progress(process.side, doing or process.request.name, *steps)
-                    continue
-                self.answers[process.side][process.request] = self._read(process.request)
-                process.request = None
-                busy.remove(process)
+                    process.send(request, self._output(request), self.answers[request.side])
+            self._send_later()
+            for process in first_to_speak([one for one in self.started if one.request is not None]):
+                self._hear(process, missing, doing)
+
+    def _hear(self, process: SideProcess, missing: list[Request], doing: str) -> None:
+        """Take the next message of a process. A failure at what nobody waits for is that of who asks for it in the end."""
+        request = process.request
+        assert request is not None
+        try:
+            steps = process.receive()
+        except InputError:
+            if request in missing:
+                raise
+            process.end()
+            self.started.remove(process)
+            return
+        if steps is None:
+            process.answers[request] = self._read(request)
+            process.request = None
+        elif request in missing:
+            self.progress(process.side, doing or request.name, *steps)
+
+    def _send_later(self) -> None:
+        """Send what is wanted later while a core has nothing else to do."""
+        while self.later and len(self._under_way()) < self.processes:
+            request, answers = self.later.pop(0)
+            if request not in answers and request not in self._under_way():
+                if (process := self._free_process(request.side)) is None:
+                    self.later.insert(0, (request, answers))
+                    return
+                process.send(request, self._output(request), answers)
+
+    def _under_way(self) -> list[Request]:
+        return [process.request for process in self.started if process.request is not None]
 
     def _free_process(self, side: Side) -> SideProcess | None:
         same = [process for process in self.started if process.side == side]

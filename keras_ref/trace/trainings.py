@@ -10,6 +10,7 @@
 - long: the documented training, or its first steps.
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def glorot_uniform(rng: np.random.Generator, dtype: str, shapes: Shapes) -> dict
     return weights
 
 
+@cache
 def write_cases(directory: Path, data_dir: str) -> np.ndarray:
     """Write a data set in MNIST's format with images that are not ordinary; return batches of it, [7, 100]."""
     mnist = load_data(data_dir)

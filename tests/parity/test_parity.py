@@ -246,6 +246,20 @@ def test_a_process_that_fails_is_an_error_not_a_verdict(
     assert set(multiprocessing.active_children()) <= before  # nobody stays behind
 
 
+def test_what_is_wanted_later_is_done_meanwhile_and_its_failure_is_that_of_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "answer", impostors.obliging)
+    with Sides("lit_mnist:LitMNIST", tmp_path, "data", processes=2) as sides:
+        long, early, impossible = (sides.request("theirs", name) for name in ("long", "early", "impossible"))
+        theirs = sides.answers["theirs"]
+        sides.later += [(early, theirs), (impossible, theirs)]
+        sides.ask([long])
+        assert set(theirs) == {long, early}
+        with pytest.raises(InputError, match="it is impossible"):
+            sides.ask([impossible])
+
+
 class Views(LitMNIST):
     """Gives arrays that share the memory of its parameters."""
 

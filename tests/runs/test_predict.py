@@ -88,6 +88,13 @@ def test_the_centre_of_mass_is_in_the_middle_and_the_digit_in_20_by_20() -> None
     assert np.abs(np.array(middle) - 14).max() < 0.51  # a whole pixel is the least shift; bytes round
 
 
+@pytest.mark.parametrize("size", [(5000, 100), (100, 5000)])
+def test_a_digit_in_a_long_strip_is_found(size: tuple[int, int], drawing: Image.Image) -> None:
+    strip = Image.new("L", size, 255)
+    strip.paste(drawing.resize((90, 90)), (1600, 5) if size[0] > size[1] else (5, 1600))
+    assert trained_model()(preprocess(strip)).argmax() == SIX
+
+
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])
 def test_specks_and_the_edge_of_the_table_are_no_part_of_the_digit(angle: int, drawing: Image.Image) -> None:
     spoilt = np.array(drawing.rotate(angle))
