@@ -396,7 +396,7 @@ class Sides:
                 self._hear(process, missing, doing)
 
     def _hear(self, process: SideProcess, missing: list[Request], doing: str) -> None:
-        """Take the next message of a process. A failure at what nobody waits for is that of who asks for it in the end."""
+        """Take the next message of a process; a failure at what nobody waits for yet is left to who asks for it."""
         request = process.request
         assert request is not None
         try:
