@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_ref.parity.display import Display, make_console
 from keras_ref.parity.pitfalls import PITFALLS
 from keras_ref.parity.processes import Side
@@ -33,10 +35,11 @@ def record(
 ) -> None:
     """Train as documented over many seeds and keep the test results: of Keras, of the port, of the wrong ports.
 
-    What is not recorded anew stays in the file as it is.
+    What is not recorded anew stays in the file as it is. Trainings that are there, made with the same versions on the
+    same machine, are not repeated, so that a command that was stopped resumes; to repeat them take them out of the file.
 
     Args:
-        keras: Trainings of Keras, with seeds 0, 1, ...
+        keras: Trainings of Keras, with seeds 0, 1, ...; those that are there already among them.
         port: Trainings of the port.
         mutants: Trainings of each wrong port of lit_mnist/mutants.py.
         only: Names of those wrong ports to train, as in [SoftmaxTwice]; null takes all.
@@ -73,13 +76,20 @@ def record(
         Sides(PORT, Path(directory), data_dir, progress=display.update) as sides,
     ):
         for name, candidate, side, runs in trainings:
-            if runs:
-                results = sides.of(candidate).results(side, runs)
-                rounded = {metric: [round(float(x), 6) for x in results[metric]] for metric in MARGINS}
-                results_so_far[name] = made_by | rounded
+            entry = results_so_far.get(name, {})
+            if {key: entry.get(key) for key in made_by} != made_by:
+                entry = made_by | {metric: [] for metric in MARGINS}
+            asked = sides.of(candidate)
+            for first in range(len(entry["test_accuracy"]), runs, sides.processes):
+                results = asked.results(side, range(first, min(first + sides.processes, runs)))
+                for metric in MARGINS:
+                    entry[metric] += [round(float(x), 6) for x in results[metric]]
+                results_so_far[name] = entry
                 write_file(path, (json.dumps(results_so_far, indent=1) + "\n").encode())
-                accuracy = results["test_accuracy"]
-                display.print(f"{name:<24}accuracy {accuracy.mean():.4f}, {accuracy.min():.4f} to {accuracy.max():.4f}")
+            if runs:
+                accuracy = np.array(entry["test_accuracy"])
+                spread = f"{accuracy.min():.4f} to {accuracy.max():.4f}, {len(accuracy)} trainings"
+                display.print(f"{name:<24}accuracy {accuracy.mean():.4f}, {spread}")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ def distribution(sides: Sides, dtype: str) -> Found:
     if sides.data:
         yield NotChecked("test results over seeds", "trainings of Keras are recorded for the documented model alone")
         return
-    yield from equivalence(sides.results("ours", sides.seeds), recorded()["keras"])
+    yield from equivalence(sides.results("ours", range(sides.seeds)), recorded()["keras"])
 
 
 def equivalence(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:

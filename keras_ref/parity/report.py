@@ -182,7 +182,7 @@ def _parted(traces: Mapping[tuple[str, str], Arrays]) -> list[dict[str, Any]]:
 
 def distribution(sides: Sides) -> dict[str, Any]:
     """Return the test results of every run, of the candidate and of the recorded ones of Keras, and the margins."""
-    ours, theirs = sides.results("ours", sides.seeds), recorded()["keras"]
+    ours, theirs = sides.results("ours", range(sides.seeds)), recorded()["keras"]
     return {
         name: {"port": [float(x) for x in ours[name]], "keras": theirs[name], "margin": margin}
         for name, margin in MARGINS.items()

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -272,11 +272,11 @@ class Sides:
         self.later[:] = [(request, answers) for request, answers in self.later if answers is not self.answers["ours"]]
         self.answers["ours"].clear()
 
-    def results(self, side: Side, seeds: int) -> dict[str, np.ndarray]:
-        """The results of documented trainings with seeds 0, 1, ... in one array a name, [runs, ...]."""
+    def results(self, side: Side, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+        """The results of documented trainings with these seeds in one array a name, [runs, ...]."""
         where = {"accelerator": self.accelerator} if side == "ours" else {}
-        requests = [self.request(side, "results", seed=seed, **where) for seed in range(seeds)]
-        results = self.ask(requests, f"{seeds} trainings of 10 epochs")
+        requests = [self.request(side, "results", seed=seed, **where) for seed in seeds]
+        results = self.ask(requests, f"{len(seeds)} trainings of 10 epochs")
         return {name: np.stack([result[name] for result in results]) for name in results[0]}
 
     def on_devices(self, training: str, devices: int, kill_after: int | None = None) -> Arrays:

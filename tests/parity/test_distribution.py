@@ -1,6 +1,7 @@
 """Rung 11: results over seeds, and the test of their equivalence."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from keras_ref.parity.rungs import climb
 from keras_ref.parity.samples import power
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import MARGINS
+from keras_ref.record import record
+from lit_mnist.errors import InputError
 from lit_mnist.trace.files import Arrays
 from lit_mnist.trace.training import train_as_documented
 
@@ -67,6 +70,27 @@ def test_the_recorded_runs_are_at_least_20_of_keras_and_as_many_of_the_port() ->
             assert len(recorded()[side][name]) >= 20
             assert len(set(recorded()[side][name])) > 10  # not one run copied
     assert holds(recorded()["port"], recorded()["keras"]) == [True, True]
+
+
+def test_a_recording_that_was_stopped_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def results(sides: Sides, side: str, seeds: Sequence[int]) -> Arrays:
+        if 3 in seeds and 3 not in trained:
+            trained.append(3)
+            raise InputError("stopped")
+        trained.extend(seeds)
+        return {name: np.array(seeds) / 10 for name in MARGINS}
+
+    monkeypatch.setattr(Sides, "results", results)
+    monkeypatch.setattr("keras_ref.record.exit_on_signals", lambda: None)
+    output = tmp_path / "recorded.json"
+    with pytest.raises(InputError, match="stopped"):
+        record(port=5, output=str(output))
+    record(port=5, output=str(output))
+    assert json.loads(output.read_text())["port"]["test_accuracy"] == [0, 0.1, 0.2, 0.3, 0.4]
+    assert trained[:2] == [0, 1]
+    assert trained.count(0) == trained.count(1) == 1
 
 
 @pytest.mark.slow
