@@ -36,7 +36,7 @@ def record(
     """Train as documented over many seeds and keep the test results: of Keras, of the port, of the wrong ports.
 
     What is not recorded anew stays in the file as it is. Trainings that are there, made with the same versions on the
-    same machine, are not repeated, so that a command that was stopped resumes; to repeat them take them out of the file.
+    same machine, are not repeated, so that a command that was stopped resumes; to repeat them name another --output.
 
     Args:
         keras: Trainings of Keras, with seeds 0, 1, ...; those that are there already among them.
