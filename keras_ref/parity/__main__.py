@@ -56,7 +56,8 @@ def parity(
         backend: What Keras runs on in float32. Float64 it keeps on TensorFlow alone, whose float64 run is what all are
             held against.
         backends: Instead of a climb, Keras on all backends that are installed and the port, side by side in float32.
-        seeds: Trainings of 10 epochs for rung 11, each from its own start weights; 20 take about ten minutes.
+        seeds: Trainings for rung 11, each from its own start weights: of 10 epochs, 20 in about ten minutes; of another
+            model with as many epochs as --steps fills, on both sides.
         accelerator: What the port is trained on; Keras, and rungs 12 and 13, stay on the CPU.
         devices: Climb rung 12 as well: the training on 2, 3 and 4 processes.
         resume: Climb rung 13 as well: the training killed and resumed.
@@ -103,6 +104,8 @@ def parity(
         if report is not None:
             write_report(Path(report), gather(flags, verdicts, results, text, sides))
             display.print(f"Report: {Path(report) / 'report.html'}")
+    if not any(verdict.was_run for verdict in verdicts):
+        return 2
     return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1
 
 

@@ -4,7 +4,7 @@ Each function yields what it compared, in the order in which a reader should loo
 first divergence.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,13 @@ from keras_ref.parity.golden import alike, comparable, placed
 from keras_ref.parity.recorded import recorded
 from keras_ref.parity.samples import drawn_again, draws_beyond, kolmogorov_smirnov
 from keras_ref.parity.sides import Sides
-from keras_ref.parity.tolerances import DRAWN_AGAIN, DRAWN_BEYOND, KOLMOGOROV_SMIRNOV, MARGINS
+from keras_ref.parity.tolerances import (
+    DRAWN_AGAIN,
+    DRAWN_BEYOND,
+    KOLMOGOROV_SMIRNOV,
+    MARGIN_IN_SPREADS,
+    MARGINS,
+)
 from lit_mnist.trace.files import Arrays
 
 # What a training leaves in a model and in an optimizer, by the names of files.
@@ -270,30 +276,45 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded
 
 
 def distribution(sides: Sides, dtype: str) -> Found:
-    """Rung 11: test results over seeds, of the candidate and of the runs of Keras in recorded.json."""
-    if sides.data:
-        yield NotChecked("test results over seeds", "trainings of Keras are recorded for the documented model alone")
-        return
-    yield from equivalence(sides.results("ours", range(sides.seeds)), recorded()["keras"])
+    """Rung 11: test results over seeds, of the candidate and of Keras."""
+    ours, theirs, margins = over_seeds(sides)
+    if not theirs:
+        yield NotChecked("test results over seeds", "the data hold no examples to test on")
+    for name in theirs:
+        if name not in margins:
+            yield NotChecked(f"{name} over seeds", f"the port does not log {name}")
+    yield from equivalence(ours, theirs, margins)
 
 
-def equivalence(ours: Arrays, theirs: Arrays) -> Iterator[Comparison]:
-    """Compare mean test accuracy and loss over seeds: they are equivalent by two one-sided t-tests (Welch), 5 % each.
+def over_seeds(sides: Sides) -> tuple[Arrays, Arrays, dict[str, float]]:
+    """Return the test results of the port and of Keras over seeds, [runs] each, and the margins of those of both.
+
+    Of the documented model those of Keras are recorded; of another it is trained as often as the port.
+    """
+    seeds = range(sides.seeds)
+    if not sides.data:
+        return sides.results("ours", seeds), recorded()["keras"], MARGINS
+    ours, theirs = sides.results("ours", seeds), sides.results("theirs", seeds)
+    return ours, theirs, {name: MARGIN_IN_SPREADS * np.std(theirs[name], ddof=1) for name in theirs if name in ours}
+
+
+def equivalence(ours: Arrays, theirs: Arrays, margins: Mapping[str, float]) -> Iterator[Comparison]:
+    """Compare means over seeds: they are equivalent by two one-sided t-tests (Welch), 5 % each.
 
     Both reject, and so the means differ by less than the margin, if and only if the 90 % interval of their difference
     lies within it. What is compared is the end of the interval that is farther from zero. Source: Schuirmann (1987).
 
     Args:
-        ours: `test_accuracy` and `test_loss` of each run, [runs].
+        ours: results of each run by name, [runs].
         theirs: the same of Keras.
+        margins: by the names of what is compared.
     """
     from scipy.stats import ttest_ind
 
-    for name, margin in MARGINS.items():
+    for name, margin in margins.items():
         low, high = ttest_ind(ours[name], theirs[name], equal_var=False).confidence_interval(0.90)
-        yield Comparison(
-            f"{name.replace('_', ' ')}: mean differs by {low:+.4f} to {high:+.4f}", float(max(-low, high)), margin
-        )
+        what = f"{name.replace('_', ' ')}: mean differs by {low:+.4f} to {high:+.4f}"
+        yield Comparison(what, float(np.nan_to_num(max(-low, high), nan=np.inf)), float(margin))
 
 
 def devices(sides: Sides, dtype: str) -> Found:

@@ -149,7 +149,9 @@ def conclusion(
     """
     lines = []
     last = verdicts[-1]
-    if last.holds:
+    if not any(verdict.was_run for verdict in verdicts):
+        lines.append(f"Nothing of {candidate} was compared.")
+    elif last.holds:
         climbed = sorted({verdict.rung.number for verdict in verdicts if verdict.was_run})
         lines.append(f"{candidate} holds on rung{'s' * (len(climbed) > 1)} {', '.join(map(str, climbed))}.")
         if rounded := [one for verdict in verdicts for one in verdict.within_own_rounding]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_ref.parity.checks import STATES
+from keras_ref.parity.checks import STATES, over_seeds
 from keras_ref.parity.comparisons import largest_difference, relative_error
 from keras_ref.parity.display import mapping_lines
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
-from keras_ref.parity.recorded import accuracy_lost, recorded
+from keras_ref.parity.recorded import accuracy_lost
 from keras_ref.parity.rungs import Verdict
 from keras_ref.parity.sides import Sides
-from keras_ref.parity.tolerances import FLOAT64, MARGINS
+from keras_ref.parity.tolerances import FLOAT64
 from lit_mnist.errors import InputError
 from lit_mnist.runs.files import versions, write_file
 from lit_mnist.trace.files import Arrays
@@ -101,7 +101,7 @@ def gather(
         "rungs": [rung(verdict) for verdict in verdicts],
         "trajectory": trajectory(sides, verdicts),
         "distribution": distribution(sides)
-        if any(verdict.rung.name == "distribution" for verdict in verdicts)
+        if any(verdict.rung.name == "distribution" and verdict.was_run for verdict in verdicts)
         else None,
         "mutants": [mutant(one) for one in mutants],
         "float64": FLOAT64,
@@ -180,13 +180,18 @@ def _parted(traces: Mapping[tuple[str, str], Arrays]) -> list[dict[str, Any]]:
     return parted
 
 
-def distribution(sides: Sides) -> dict[str, Any]:
-    """Return the test results of every run, of the candidate and of the recorded ones of Keras, and the margins."""
-    ours, theirs = sides.results("ours", range(sides.seeds)), recorded()["keras"]
-    return {
-        name: {"port": [float(x) for x in ours[name]], "keras": theirs[name], "margin": margin}
-        for name, margin in MARGINS.items()
+def distribution(sides: Sides) -> dict[str, Any] | None:
+    """Return the test results of every run of both sides, and the margins; None if none could be compared."""
+    ours, theirs, margins = over_seeds(sides)
+    runs = {
+        name: {
+            "port": [float(x) for x in ours[name]],
+            "keras": [float(x) for x in theirs[name]],
+            "margin": float(margin),
+        }
+        for name, margin in margins.items()
     }
+    return runs or None
 
 
 def mutant(one: MutantResult) -> dict[str, Any]:

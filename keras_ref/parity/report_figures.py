@@ -133,10 +133,10 @@ def tensors(errors: Mapping[str, Mapping[str, float | None]], tolerance: float) 
 
 def distribution(runs: Mapping[str, Any]) -> Figure:
     """Draw the test results of every run of both sides, with their means."""
-    titles = {"test_accuracy": "Test accuracy", "test_loss": "Test loss (nats per image)"}
+    titles = {"test_accuracy": "Test accuracy", "test_loss": "Test loss"}
     with rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.2))
-        axes = figure.subplots(1, len(runs))
+        figure = Figure(figsize=(3 * max(2, len(runs)), 3.2))
+        axes = figure.subplots(1, len(runs), squeeze=False)[0]
         for axis, (name, results) in zip(axes, runs.items(), strict=True):
             for row, (side, label, colour) in enumerate((("keras", "Keras", KERAS), ("port", "port", PORT))):
                 values = np.sort(results[side])
@@ -153,5 +153,5 @@ def distribution(runs: Mapping[str, Any]) -> Figure:
             axis.set_ylim(-0.6, 1.7)
             axis.locator_params(axis="x", nbins=4)
             axis.spines["left"].set_visible(False)
-            axis.set_title(titles[name])
+            axis.set_title(titles.get(name, name.replace("_", " ")))
     return figure

@@ -273,10 +273,18 @@ class Sides:
         self.answers["ours"].clear()
 
     def results(self, side: Side, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-        """The results of documented trainings with these seeds in one array a name, [runs, ...]."""
-        where = {"accelerator": self.accelerator} if side == "ours" else {}
-        requests = [self.request(side, "results", seed=seed, **where) for seed in seeds]
-        results = self.ask(requests, f"{len(seeds)} trainings of 10 epochs")
+        """The results of trainings with these seeds in one array a name, [runs, ...].
+
+        They start from the side's own start weights and go in its own order: the documented training, or that of
+        another model with as many epochs as the long one.
+        """
+        how: dict[str, Any] = {"accelerator": self.accelerator} if side == "ours" else {}
+        epochs = 10
+        if self.data:
+            epochs = self.inputs("long", "float32").epochs
+            how |= {"epochs": epochs, "batch_size": self.batch_size}
+        requests = [self.request(side, "results", seed=seed, **how) for seed in seeds]
+        results = self.ask(requests, f"{len(seeds)} trainings of {epochs} epochs")
         return {name: np.stack([result[name] for result in results]) for name in results[0]}
 
     def on_devices(self, training: str, devices: int, kill_after: int | None = None) -> Arrays:

@@ -16,7 +16,7 @@ from lit_mnist.trace.arrays import load_examples, row_digests
 from lit_mnist.trace.candidate import Candidate
 from lit_mnist.trace.files import TraceInputs, digest
 from lit_mnist.trace.mapped import MappedCandidate
-from lit_mnist.trace.training import Progress, make_trainer, trace_training, train_as_documented
+from lit_mnist.trace.training import Progress, make_trainer, trace_training, train_as_documented, train_freely
 
 EPOCHS = 10  # whose order is looked at
 LOADED_EPOCHS = 2  # of a loader that the port brings
@@ -135,17 +135,8 @@ def own_loader(port: Candidate | MappedCandidate, data_dir: str) -> dict[str, np
     Raises:
         InputError: if it raises.
     """
-    module = port.module
-    if not isinstance(module, L.LightningModule):
-        return {}
-    brought: Any = None
-    if type(module).train_dataloader is not L.LightningModule.train_dataloader:
-        brought = module
-    elif isinstance(port, MappedCandidate) and hasattr(module, "data_module"):
-        brought = module.data_module()  # type: ignore[operator]  # a class of the port's
-    elif isinstance(port, Candidate) and port.data_module.train_dataloader is not MNISTDataModule.train_dataloader:
-        brought = port.data_module(data_dir)
-    if brought is None:
+    module, brought = port.module, _brought(port, data_dir)
+    if brought is None or not isinstance(module, L.LightningModule):
         return {}
     trainer = make_trainer(1, "float32", [])
     trainer.strategy.connect(module)
@@ -170,6 +161,19 @@ def own_loader(port: Candidate | MappedCandidate, data_dir: str) -> dict[str, np
         "loader/targets": np.stack([row_digests((epoch[:shortest],)) for epoch in rows[1]]),
         "loader/batch_sizes": np.array(sizes),
     }
+
+
+def _brought(port: Candidate | MappedCandidate, data_dir: str) -> Any:
+    """Return the module or data module whose loader of training examples a port brings itself; None if it does not."""
+    module = port.module
+    if not isinstance(module, L.LightningModule):
+        return None
+    if type(module).train_dataloader is not L.LightningModule.train_dataloader:
+        return module
+    if isinstance(port, MappedCandidate):
+        return module.data_module() if hasattr(module, "data_module") else None  # type: ignore[operator]  # a class
+    own = port.data_module.train_dataloader is not MNISTDataModule.train_dataloader
+    return port.data_module(data_dir) if own else None
 
 
 def _prepared(batch: Any, module: L.LightningModule, brought: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -216,6 +220,13 @@ def results(
     data_dir: str,
     seed: int,
     accelerator: str = "cpu",
+    epochs: int = 10,
+    batch_size: int = 100,
 ) -> dict[str, np.ndarray]:
-    """Return what a whole documented training from a seed comes to."""
+    """Return what a training from start weights and in an order of its own comes to: `test_loss` and the metrics."""
+    if model:
+        L.seed_everything(seed, verbose=False)
+        port = resolve(candidate, model, data, layers)
+        assert isinstance(port, MappedCandidate)
+        return train_freely(port, _brought(port, data_dir), seed, epochs, batch_size, progress, accelerator)
     return train_as_documented(candidate, data_dir, seed, progress=progress, accelerator=accelerator)

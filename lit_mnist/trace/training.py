@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from lit_mnist.data import MNISTDataModule
+from lit_mnist.data import MNISTDataModule, cut
 from lit_mnist.errors import InputError
 from lit_mnist.runs.checkpoints import SettledBuckets
 from lit_mnist.runs.files import versions
@@ -118,6 +118,44 @@ def train_as_documented(
         "test_accuracy": np.mean(probabilities.argmax(axis=1) == labels),
         "test_loss": np.mean(-np.log(np.maximum(of_the_label, np.finfo(np.float32).tiny))),
     }
+
+
+def train_freely(
+    candidate: MappedCandidate,
+    brought: L.LightningModule | L.LightningDataModule | None,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    accelerator: str = "cpu",
+) -> dict[str, np.ndarray]:
+    """Train a port of another model from its own start weights, in the order of its own loader or in one drawn here.
+
+    Args:
+        candidate: made after the seed was set.
+        brought: what has the port's own loader; None if it brings none.
+        seed: of the order that is drawn here.
+        epochs: of the training.
+        batch_size: of the order that is drawn here.
+        progress: is given the steps done and their number.
+        accelerator: that trains it.
+
+    Returns:
+        What it logs of the tests: `test_loss` and more; nothing without a `test_step`.
+    """
+    module = candidate.module
+    assert isinstance(module, L.LightningModule)
+    examples = len(candidate.examples)
+    drawn = ArrayData(
+        candidate, lambda epoch: cut(np.random.default_rng([seed, epoch]).permutation(examples), batch_size)
+    )
+    trainer = make_trainer(epochs, "float32", [], progress, accelerator=accelerator)
+    if isinstance(brought, L.LightningModule):
+        trainer.fit(module)
+    else:
+        trainer.fit(module, drawn if brought is None else brought)
+    logged = reported_test_results(trainer, module, drawn)
+    return {name.removeprefix("history/"): array.squeeze() for name, array in logged.items()}
 
 
 def make_trainer(

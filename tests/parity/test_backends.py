@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Command
 
 from keras_ref.parity import check_port
 from keras_ref.parity.__main__ import parity
@@ -72,6 +73,13 @@ def test_what_another_backend_cannot_do_is_refused(flags: dict[str, Any], says: 
 def test_the_table_of_backends_takes_no_flags_of_a_climb() -> None:
     with pytest.raises(InputError, match="--seeds 20: does not go with --backends"):
         parity(backends=True, seeds=20)
+
+
+def test_a_climb_in_which_nothing_was_compared_does_not_pass(command: Command) -> None:
+    finished = command("-m", "keras_ref.parity", "--backend", "torch", "--rungs", "[1]")
+    assert finished.returncode == 2
+    assert "Nothing of lit_mnist:LitMNIST was compared." in finished.stdout
+    assert "holds on rung" not in finished.stdout
 
 
 def test_a_function_takes_the_flags_of_the_command_and_no_others() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from models.roman_lstm.port import LitRoman
 from torch.utils.data import DataLoader, TensorDataset
 
 from keras_ref.parity.hints import HINTS, hint
@@ -70,6 +71,34 @@ def test_of_a_plain_module_it_is_said_that_its_training_was_not_looked_at(sides:
     assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
     assert [verdict.rung.number for verdict in verdicts if verdict.was_run] == [1, 2, 3, 4, 5]
     assert all("plain nn.Module" in verdict.not_checked[0].why for verdict in verdicts if not verdict.was_run)
+
+
+class TestedRoman(LitRoman):
+    """Reports the loss of the tests."""
+
+    __test__ = False
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("test_loss", self.loss(self(x), y), on_step=False, on_epoch=True, batch_size=len(x))
+
+
+class SlowRoman(TestedRoman):
+    def __init__(self) -> None:
+        super().__init__(learning_rate=1e-5)
+
+
+@pytest.mark.slow
+def test_of_another_model_results_over_seeds_are_compared(sides: Sides) -> None:
+    shown = {}
+    for name in ("TestedRoman", "SlowRoman"):
+        port = of_model(sides, "roman_lstm", "port:LitRoman", steps=60, seeds=4).of(f"test_models:{name}")
+        (verdict,) = climb(port, [11])
+        assert [one.what for one in verdict.not_checked] == ["test_mae over seeds"]
+        shown[name] = verdict.shown
+    assert "test loss: mean differs by" in shown["SlowRoman"].what
+    assert not shown["SlowRoman"].holds
+    assert shown["TestedRoman"].difference < shown["SlowRoman"].difference / 3
 
 
 class OwnLoader(LitMNIST):
