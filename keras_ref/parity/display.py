@@ -210,6 +210,7 @@ TRAININGS = {
     "short": "short training",
     "thirds": "short training",
     "long": "the training",
+    "brief": "the first steps",
     "trained": "trained weights",
 }
 

@@ -141,11 +141,15 @@ def trajectory(sides: Sides, verdicts: Sequence[Verdict]) -> dict[str, Any] | No
     dtypes = [verdict.dtype for verdict in verdicts if verdict.rung.name == "trajectory"]
     if not dtypes:
         return None
+    training = "long"
+    if sides.data:  # whose float32 training is a brief one
+        dtypes = ["float64"] if "float64" in dtypes else ["float32"]
+        training = "long" if dtypes == ["float64"] else "brief"
     traces: dict[tuple[str, str], Arrays] = {}
     for dtype in dtypes:
-        traces["port", dtype], traces["keras", dtype] = sides.trace("long", dtype)
-    unrounded = sides.unrounded("long")
-    exact = traces["keras", "float64"] = sides.reference("long", "float64") if unrounded is None else unrounded
+        traces["port", dtype], traces["keras", dtype] = sides.trace(training, dtype)
+    unrounded = sides.unrounded(training)
+    exact = traces["keras", "float64"] = sides.reference(training, "float64") if unrounded is None else unrounded
 
     parted = _parted(traces)
     tensors: dict[str, dict[str, float | None]] = {name: {} for name in exact if name.startswith(TENSORS)}

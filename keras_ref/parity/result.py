@@ -150,12 +150,14 @@ def export_golden(sides: Sides, flags: Mapping[str, Any]) -> None:
     if not flags["export_golden"]:
         return
     rungs = [RUNGS[number] for number in wanted_rungs(flags)]
-    trainings = list(dict.fromkeys(training for rung in rungs for training in rung.trainings))
-    precisions = ("float64",) if flags["dtype"] == "float64" else ("float64", "float32")  # the first is the exact one
-    for training in trainings if sides.trains else ():
-        for dtype in precisions:
-            sides.reference(training, dtype)
-        sides.unrounded(training)
+    trainings: set[str] = set()
+    for dtype in ("float64",) if flags["dtype"] == "float64" else ("float64", "float32"):
+        for training in dict.fromkeys(training for rung in rungs for training in rung.trainings_of(sides, dtype)):
+            trainings.add(training)
+            if sides.trains:
+                for precision in dict.fromkeys(("float64", dtype)):  # the first is the exact one
+                    sides.reference(training, precision)
+                sides.unrounded(training)
     answers, files = sides.recorded(trained="trained" in trainings and sides.trains)
     made_by = versions("keras", "tensorflow", "numpy")
     Golden(Path(flags["export_golden"]), _plan(flags), made_by, answers, files).write()

@@ -10,7 +10,7 @@ from keras_ref.parity import checks
 from keras_ref.parity.comparisons import OWN_ROUNDING, Comparison, NotChecked
 from keras_ref.parity.golden import NotInGoldenError, placed
 from keras_ref.parity.sides import Sides
-from keras_ref.parity.tolerances import OTHER_COMPUTATION
+from keras_ref.parity.tolerances import BRIEF, OTHER_COMPUTATION
 from lit_mnist.trace.files import Arrays
 
 Dtype = Literal["both", "float64", "float32"]
@@ -65,7 +65,11 @@ class Rung:
                 yield from self.check(sides, dtype)
             except NotInGoldenError as error:
                 yield NotChecked(f"{self.name} in {dtype}", str(error))
-        for training in self.trainings:
+        trainings = self.trainings_of(sides, dtype)
+        if "brief" in trainings and sides.steps > BRIEF:
+            beyond = "by then both sides have roundings of their own; float64 has all steps"
+            yield NotChecked(f"{self.name} in float32 beyond {BRIEF} steps", beyond)
+        for training in trainings:
             if training == "trained" and not sides.trains:
                 continue
             try:
@@ -82,6 +86,11 @@ class Rung:
             yield from found
             if not all(one.holds for one in found if isinstance(one, Comparison)):
                 return  # the first divergence is there; what other trainings say does not change it
+
+    def trainings_of(self, sides: Sides, dtype: str) -> tuple[str, ...]:
+        """Return the trainings it looks at: of another model in float32, the first steps in place of the long one."""
+        in_float32 = sides.data and dtype == "float32"
+        return tuple("brief" if in_float32 and name == "long" else name for name in self.trainings)
 
     def _of_tensorflow(self, dtype: str) -> str:
         """Return why it is not climbed with Keras on another backend; "" if it is."""
@@ -294,13 +303,20 @@ def climb(sides: Sides, numbers: Iterable[int], dtype: Dtype = "both") -> Iterat
     in_order = [(rung, rung.dtypes[0]) for rung in rungs if rung.of_facts]
     in_order += [(rung, precision) for precision in precisions for rung in rungs if len(rung.dtypes) > 1]
     in_order += [(rung, rung.dtypes[0]) for rung in rungs if rung.flag]
-    trainings = sorted({training for rung in rungs for training in rung.trainings}, key=lambda name: name != "long")
     told = False
     for rung, precision in in_order:
         if not (told or rung.of_facts or rung.flag):
             told = True  # and not before: a port that is stopped by its facts needs no training
-            sides.look_ahead("theirs", trainings, precisions)
+            for one in precisions:
+                look_ahead(sides, rungs, one)
         found = list(rung.comparisons(sides, precision))
         compared = tuple(one for one in found if isinstance(one, Comparison))
         not_checked = {one.what: one for one in found if isinstance(one, NotChecked)}
         yield Verdict(rung, precision, compared, tuple(not_checked.values()))
+
+
+def look_ahead(sides: Sides, rungs: Iterable[Rung], dtype: str) -> None:
+    """Have Keras' traces for some rungs made ahead, the longest first."""
+    trainings = dict.fromkeys(training for rung in rungs for training in rung.trainings_of(sides, dtype))
+    in_order = sorted(trainings, key=lambda training: training != "long")
+    sides.look_ahead("theirs", in_order, ["float64"] if dtype == "float64" else ["float64", "float32"])

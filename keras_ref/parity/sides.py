@@ -29,6 +29,7 @@ from keras_ref.parity.processes import (
     first_to_speak,
     last_line,
 )
+from keras_ref.parity.tolerances import BRIEF
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import Arrays, TraceInputs, digest, read_arrays, write_arrays
 
@@ -182,14 +183,17 @@ class Sides:
         return dict(json.loads(str(facts["model"])))
 
     def inputs(self, training: str, dtype: str) -> TraceInputs:
-        """What a training starts from, as the original says; "trained" are its cases with the weights it ends with."""
+        """What a training starts from, as the original says.
+
+        "trained" are its cases with the weights that the long one ends with, "brief" is the beginning of that.
+        """
         request = self.request(
             "theirs",
             "inputs",
-            training="cases" if training == "trained" else training,
+            training={"trained": "cases", "brief": "long"}.get(training, training),
             dtype=dtype,
             seed=self.seed,
-            steps=self.steps,
+            steps=min(self.steps, BRIEF) if training == "brief" else self.steps,
             batch_size=self.batch_size,
             directory=str(self._cases),
         )

@@ -16,6 +16,10 @@ FLOAT64 = 1e-12
 # and Keras' by 3e-7.
 FLOAT32_RATIO = 2.0
 
+# The same rungs in float32, of another model: the first steps that are compared. After some hundred, what a rounding
+# does to a ReLU is a matter of chance, and so how far either side is from float64.
+BRIEF = 30
+
 # Keras on another backend, in float32: how many times as far from TensorFlow's float64 run as TensorFlow's float32 run
 # it may be to be held against a port. Beyond, it computes something else, as where probabilities are clipped before
 # their logarithm: 1e6 was measured there, and up to 1.7 elsewhere.
