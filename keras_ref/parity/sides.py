@@ -264,7 +264,8 @@ class Sides:
             requests.append(self.trace_request(side, inputs))
             if self.data and side == "theirs" and dtype == "float64":
                 requests.append(self.trace_request(side, inputs, exact=1))
-        self.later.extend((request, self.answers[side]) for request in requests)
+        told = {request for request, _ in self.later}
+        self.later.extend((request, self.answers[side]) for request in requests if request not in told)
 
     def _is_trained(self) -> bool:
         """Say whether it is known what the long training ends with."""
