@@ -191,12 +191,15 @@ def test_a_signal_ends_the_run_so_that_it_can_be_resumed(
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500}
     process = Training(flags)
     process.wait_for_step(7)
+    process.process.send_signal(signal.SIGSTOP)  # it would train hundreds of steps meanwhile, all to be repeated below
     # Meanwhile nobody else can go on with it, nor begin another one there.
     monkeypatch.setenv("RANK", "1")  # left over from something else, and of no meaning here
     for more, reason in (({"resume": "last"}, "another process"), ({}, "exists already")):
         with pytest.raises(InputError, match=reason):
             train(**flags | {"output_dir": str(tmp_path)} | more)
     monkeypatch.delenv("RANK")
+    process.process.send_signal(signal.SIGCONT)
+    process.wait_for_step(last_step(tmp_path / "run") + 1)
     process.process.send_signal(signum)
     returncode, stderr = process.finish()
     assert returncode == code
