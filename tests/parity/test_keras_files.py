@@ -473,7 +473,7 @@ def structure(data: bytes) -> list[int]:
     return np.flatnonzero(own).tolist()
 
 
-@pytest.mark.parametrize("cases", [6, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [6, pytest.param(120, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_gives_fitting_weights_or_is_refused(
     keras_files: Path, kind: str, cases: int, tmp_path: Path

@@ -66,7 +66,7 @@ def test_the_precision_is_that_of_the_training(
 
 @pytest.mark.slow
 def test_weights_of_keras_give_what_keras_reports(tmp_path: Path, data_dir: Path, command: Command) -> None:
-    flags = ["--max_epochs", 1, "--run_name", "x", "--data_dir", data_dir]
+    flags = ["--max_epochs", 1, "--batch_size", 1000, "--run_name", "x", "--data_dir", data_dir]
     trained = command("-m", "keras_ref.train", *flags, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     tested = command("-m", "lit_mnist.evaluate", "--json", "x.json", "--accelerator", "cpu", cwd=tmp_path)
