@@ -29,6 +29,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the back
 
 Command = Callable[..., Finished]
 OF_BOTH_SIDES = ("test_backends", "test_parity", "test_facts", "test_report", "test_third_party")
+# What takes longest begins first: begun last, one process would work through it while the other had nothing to do.
+LONGEST = ("sides", "test_models", "test_train", "test_keras_files", "test_resume", "test_devices", "test_golden")
+
+
+def scope(nodeid: str) -> str:
+    """Return what is given to one process: a file, or those files that share both sides."""
+    file = Path(nodeid.partition("::")[0]).stem
+    return "sides" if file in OF_BOTH_SIDES else file
 
 
 class ByFile(LoadScopeScheduling):
@@ -38,17 +46,18 @@ class ByFile(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return (
-            "sides"
-            if Path(file).stem in ("test_backends", "test_parity", "test_facts", "test_report", "test_third_party")
-            else file
-        )
+        return scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # by the number of tests
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(scope(item.nodeid), len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,8 @@ def test_every_command_of_the_pages_is_accepted(line: str, command: Command, tmp
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS)
 def test_every_python_example_of_the_pages_runs(code: str, command: Command, tmp_path: Path) -> None:
-    finished = command("-c", code, cwd=tmp_path)
+    (tmp_path / "example.py").write_text(code)
+    finished = command("-m", "example", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 

@@ -35,7 +35,7 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
         prefix: of the name that is made.
 
     Raises:
-        InputError: if the name is not a plain one, or is taken.
+        InputError: if the name is not a plain one, or is taken, or the directory cannot be made.
     """
     name = f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}" if run_name is None else run_name
     run_directory = _run_path(output_dir, name)
@@ -43,8 +43,11 @@ def plan_run_directory(output_dir: str | Path, run_name: str | None, prefix: str
         # The others may find it made already.
         if may_be_first_process() and run_directory.exists():
             raise InputError(f"{run_directory}: {TAKEN}")
+        there = next(path for path in run_directory.parents if path.exists())
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: {error}; give a directory that can be written") from error
+    if not there.is_dir():  # found out now, not after a framework was imported
+        raise InputError(f"--output_dir {output_dir}: {there} is not a directory; give one that can be written")
     return run_directory
 
 
@@ -240,9 +243,7 @@ def write_results(
         "misclassified.png": figures.misclassified(images, labels, probabilities),
     }
     for name, figure in pictures.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-        write_file(run_directory / name, picture.getvalue())
+        figures.write_figure(run_directory / name, figure)
     # Last, so that a summary says that all the rest is there.
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in summary.items()

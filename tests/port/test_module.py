@@ -71,8 +71,8 @@ def test_predictions_cover_the_test_images_in_their_order(data_dir: Path) -> Non
 
 
 def test_metrics_are_on_disk_after_every_epoch(tmp_path: Path, data_dir: Path) -> None:
-    data = MNISTDataModule(data_dir, validation_images=59_000)
-    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path, {}), max_epochs=2)
+    data = MNISTDataModule(data_dir, validation_images=200)
+    trainer = make_trainer(EpochResults(Console(quiet=True), tmp_path, {}), max_epochs=2, limit_train_batches=10)
     trainer.fit(LitMNIST(), data)
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert header == "epoch,train_loss,train_accuracy,val_loss,val_accuracy"

@@ -66,7 +66,7 @@ def test_the_precision_is_that_of_the_training(
 
 @pytest.mark.slow
 def test_weights_of_keras_give_what_keras_reports(tmp_path: Path, data_dir: Path, command: Command) -> None:
-    flags = ["--max_epochs", 1, "--run_name", "x", "--data_dir", data_dir]
+    flags = ["--max_epochs", 1, "--batch_size", 1000, "--run_name", "x", "--data_dir", data_dir]
     trained = command("-m", "keras_ref.train", *flags, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     tested = command("-m", "lit_mnist.evaluate", "--json", "x.json", "--accelerator", "cpu", cwd=tmp_path)
@@ -155,7 +155,7 @@ def forged(directory: Path) -> dict[str, str]:
     (directory / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(directory / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in range(9):
-            archive.writestr(f"x/{name}", bytes(2**27))
+            archive.writestr(f"x/{name}", bytes(2**20))
     said = {f"{name}.ckpt": says for name, (_, says) in changed.items()}
     whole_says = dict.fromkeys(["evil.ckpt", "text.ckpt", "empty.ckpt", "torn.ckpt", "list.ckpt"], "not a whole check")
     return said | whole_says | {"bomb.ckpt": "bytes when unpacked", "empty.keras": "neither a zip nor an HDF5"}
@@ -165,6 +165,7 @@ def test_a_file_that_holds_no_such_model_is_refused_in_a_line_and_nothing_in_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lit_mnist.runs.checkpoints.LARGEST_FILE", 2**23)  # of 2**30, to pack the bomb takes seconds
     for name, says in forged(tmp_path).items():
         with pytest.raises(InputError, match=says) as caught:
             load_model(name)

@@ -41,8 +41,8 @@ def test_misclassified_shows_the_surest_mistakes_first() -> None:
     probabilities = np.full((4, 10), 0.01)
     for image, (digit, probability) in enumerate([(0, 0.9), (7, 0.6), (5, 0.8), (3, 0.7)]):
         probabilities[image, digit] = probability
-    figure = misclassified(images, labels, probabilities)
-    shown = [(axis.get_title(), axis.images[0].get_array()[0, 0]) for axis in figure.axes if axis.images]
+    (axis,) = misclassified(images, labels, probabilities).axes
+    shown = [(text.get_text(), image.get_array()[0, 0]) for text, image in zip(axis.texts, axis.images, strict=True)]
     assert shown == [("2 taken for 5\n80.0%", 2), ("1 taken for 7\n60.0%", 1)]
 
 

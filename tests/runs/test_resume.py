@@ -157,7 +157,6 @@ def test_64_bits_are_not_rounded_on_the_way(flags: Flags, tmp_path: Path) -> Non
     ("devices", "precision"),
     [
         pytest.param(2, "32-true", marks=pytest.mark.slow),
-        pytest.param(3, "32-true", marks=pytest.mark.slow),
         pytest.param(3, "64-true", marks=pytest.mark.slow),
     ],
 )
@@ -191,12 +190,15 @@ def test_a_signal_ends_the_run_so_that_it_can_be_resumed(
     flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500}
     process = Training(flags)
     process.wait_for_step(7)
+    process.process.send_signal(signal.SIGSTOP)  # it would train hundreds of steps meanwhile, all to be repeated below
     # Meanwhile nobody else can go on with it, nor begin another one there.
     monkeypatch.setenv("RANK", "1")  # left over from something else, and of no meaning here
     for more, reason in (({"resume": "last"}, "another process"), ({}, "exists already")):
         with pytest.raises(InputError, match=reason):
             train(**flags | {"output_dir": str(tmp_path)} | more)
     monkeypatch.delenv("RANK")
+    process.process.send_signal(signal.SIGCONT)
+    process.wait_for_step(last_step(tmp_path / "run") + 1)
     process.process.send_signal(signum)
     returncode, stderr = process.finish()
     assert returncode == code
@@ -245,12 +247,22 @@ def test_a_signal_before_and_after_the_training_ends_with_its_code(flags: Flags,
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.fixture(scope="module")
+def whole_on_two(tmp_path_factory: pytest.TempPathFactory, flags: Flags) -> tuple[Flags, Path]:
+    """The flags of a run on two devices that nothing happened to, and that run."""
+    flags = flags | {"devices": 2, "batch_size": 96, "max_epochs": 6}
+    process = Training(flags | {"output_dir": tmp_path_factory.mktemp("two"), "run_name": "run"})
+    assert process.finish() == (0, "")
+    return flags, process.run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("to", ["first", "second", "all"])
-def test_two_devices_stop_together(signum: int, to: str, flags: Flags, tmp_path: Path) -> None:
-    flags = flags | {"output_dir": tmp_path, "run_name": "run", "max_epochs": 500, "devices": 2, "batch_size": 96}
-    process = Training(flags)
+def test_two_devices_stop_together(signum: int, to: str, whole_on_two: tuple[Flags, Path], tmp_path: Path) -> None:
+    flags, whole = whole_on_two
+    flags = flags | {"output_dir": tmp_path, "run_name": "run"}
+    process = Training(flags | {"max_epochs": 500})
     process.wait_for_step(7)
     children = process.children()
     for pid in {"first": [process.process.pid], "second": children, "all": [process.process.pid, *children]}[to]:
@@ -259,20 +271,21 @@ def test_two_devices_stop_together(signum: int, to: str, flags: Flags, tmp_path:
     assert returncode == 128 + signum
     assert re.fullmatch("To resume: .*\n", stderr)
     assert not any(map(is_running, children))
-    stopped_at = last_step(tmp_path / "run")
-    epochs = math.ceil((stopped_at + 1) / STEPS)
-    for name, more in (("run", {"resume": "last"}), ("whole", {})):
-        process = Training(flags | {"max_epochs": epochs, "run_name": name} | more)
-        assert process.finish() == (0, "")
-    assert_same(tmp_path / "run", tmp_path / "whole", also_between=True)
+    assert last_step(tmp_path / "run") > 7
+    if signum == signal.SIGINT:
+        return
+    for path in checkpoints(tmp_path / "run"):  # on a slow machine it may have come past the end of the other
+        if step_of(path) >= 6 * STEPS:
+            path.unlink()
+    assert Training(flags | {"resume": "last"}).finish() == (0, "")
+    assert_same(tmp_path / "run", whole, also_between=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_run_killed_24_times_ends_as_one_never_interrupted(seed: int, flags: Flags, tmp_path: Path) -> None:
+def test_a_run_killed_24_times_ends_as_one_never_interrupted(flags: Flags, tmp_path: Path) -> None:
     flags = flags | {"limit_train_batches": 120, "checkpoint_every_n_steps": 1, "output_dir": tmp_path}
     assert Training(flags | {"run_name": "whole"}).finish() == (0, "")
-    rng = random.Random(seed)
+    rng = random.Random(0)
     run, resume, torn = tmp_path / "run", {}, 0
     for _ in range(24):
         before = last_step(run)

@@ -76,3 +76,10 @@ def test_planning_a_run_makes_nothing(tmp_path: Path) -> None:
     planned = plan_run_directory(tmp_path / "runs", None, "lit_mnist")
     assert planned.name.startswith("lit_mnist-2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "runs/of/today"])
+def test_a_file_in_the_place_of_a_directory_is_found_while_planning(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a directory; give one that can be written"):
+        plan_run_directory(tmp_path / "file" / below, "run", "prefix")
