@@ -109,6 +109,7 @@ def test_the_report_on_another_model_holds_it_against_constants_that_keep_their_
     verdict = SimpleNamespace(dtype="float64", rung=RUNGS[9])
     for unrounded, loss, exact in ((runs["unrounded"], 3.0, "unrounded"), (None, 2.0, "as it is")):
         sides = SimpleNamespace(
+            data="" if unrounded is None else "my_data:load",
             trace=lambda *_: (runs["ours"], runs["theirs"]),
             reference=lambda *_: runs["theirs"],
             unrounded=lambda _, found=unrounded: found,
