@@ -45,10 +45,13 @@ def climbed(sides: Sides, rungs: list[int], dtype: Any = "float64") -> list[Verd
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "steps"), [("float64", 300), ("float32", 30)])
+@pytest.mark.parametrize(("dtype", "steps"), [("float64", 60), ("float32", 30)])
 @pytest.mark.parametrize("model", PORTS)
 def test_a_port_of_another_model_climbs_to_the_top(model: str, dtype: str, steps: int, sides: Sides) -> None:
-    """In float32 over 30 steps: after some hundred, what a rounding does to a ReLU is a matter of chance."""
+    """In float64 over as many steps as the wrong ports below, for which Keras is then not trained again.
+
+    In float32 over 30: what a rounding does to a ReLU becomes a matter of chance (of bn_stride within 60).
+    """
     verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=steps), USUAL, dtype)
     assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
     assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
