@@ -21,7 +21,7 @@ from lit_mnist.runs.checkpoints import read_checkpoint
 from lit_mnist.runs.command import run
 from lit_mnist.train import train
 
-CASES = [200, pytest.param(1000, marks=pytest.mark.slow)]
+CASES = [200, pytest.param(2000, marks=pytest.mark.slow)]
 IMAGES = {"train": 60, "t10k": 20}
 
 
