@@ -57,14 +57,13 @@ def fits(images: Tensor, conv: nn.Module, pool: nn.Module) -> bool:
 
     On other devices than a CPU, in 16 bits, and for whoever traces, transforms or watches the layers, it may not.
     """
-    if is_traced():
+    if type(images) is not Tensor or is_traced():  # a proxy of torch.fx, for one
         return False
     if not (type(conv) is nn.Conv2d and type(pool) is nn.MaxPool2d and _are_as_documented(conv, pool)):
         return False
     tensors = (images, conv.weight, conv.bias)
     return (
-        type(images) is Tensor
-        and type(conv.weight) is type(conv.bias) is nn.Parameter
+        type(conv.weight) is type(conv.bias) is nn.Parameter
         and all(tensor.device.type == "cpu" and tensor.dtype == images.dtype for tensor in tensors)  # type: ignore[union-attr]
         and images.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")

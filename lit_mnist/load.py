@@ -63,7 +63,8 @@ def load_trained(path: str | Path | None = None) -> Trained:
     try:
         tensors = checkpoint["state_dict"]
         prefix = "model."
-        weights = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+        named = {name.replace("._orig_mod.", "."): tensors[name] for name in tensors}  # of torch.compile(module.model)
+        weights = {name.removeprefix(prefix): named[name] for name in named if name.startswith(prefix)}
         module = _module(weights)
     except Exception as error:  # a forged file may hold anything where tensors are expected; it is refused
         reason = " ".join(str(error).split())[:200]

@@ -56,7 +56,14 @@ class LitMNIST(L.LightningModule):
         """Compute the cross-entropy of logits [N, 10] and one-hot labels [N, 10], averaged over images, in nats.
 
         From the logits, not from the probabilities: Keras, too, looks behind the softmax of the last layer for them.
+
+        Raises:
+            InputError: if a model has another number of classes.
         """
+        if logits.shape != labels.shape:
+            raise InputError(
+                f"the model gives {list(logits.shape)} for labels {list(labels.shape)}; expected 10 classes"
+            )
         return F.cross_entropy(logits, labels)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -94,14 +94,15 @@ class KerasAdam(torch.optim.Optimizer):
     ) -> None:
         for name in others:
             raise TypeError(_not_taken(name))
-        if not 0 <= ema_momentum <= 1:
-            raise ValueError(f"ema_momentum is {ema_momentum}, expected 0 to 1")
-        if ema_overwrite_frequency is not None and not ema_overwrite_frequency >= 1:
-            raise ValueError(f"ema_overwrite_frequency is {ema_overwrite_frequency}, expected at least 1, or None")
+        if not (_is_number(ema_momentum) and 0 <= ema_momentum <= 1):
+            raise ValueError(f"ema_momentum is {ema_momentum!r}, expected 0 to 1")
+        frequency = ema_overwrite_frequency
+        if frequency is not None and not (_is_number(frequency) and frequency >= 1):
+            raise ValueError(f"ema_overwrite_frequency is {frequency!r}, expected at least 1, or None")
         self._not_decayed: set[Tensor] = set()
         self._names_not_decayed: list[str] = []
         defaults = {
-            "lr": float(lr),
+            "lr": lr,
             "betas": betas,
             "eps": eps,
             "amsgrad": amsgrad,
@@ -404,19 +405,25 @@ def _in_one_layout(tensors: list[Tensor]) -> bool:
 
 def _check_group(group: dict[str, Any]) -> None:
     """Raise a ValueError that names what is out of its range."""
-    group |= {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"] or 0)}  # as torch's have them
+    group |= {"weight_decay": group["weight_decay"] or 0, "amsgrad": bool(group["amsgrad"])}  # as torch's have them
     for name in ("lr", "eps", "weight_decay"):
-        if not group[name] >= 0:
-            raise ValueError(f"{name} is {group[name]}, expected 0 or more")
+        if not (_is_number(group[name]) and group[name] >= 0):
+            raise ValueError(f"{name} is {group[name]!r}, expected 0 or more")
+        group[name] = float(group[name])
     betas = group["betas"]
-    if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+    two = isinstance(betas, tuple | list) and len(betas) == 2
+    if not (two and all(_is_number(beta) and 0 <= beta < 1 for beta in betas)):
         raise ValueError(f"betas are {group['betas']}, expected two numbers from 0 to less than 1")
     asked = {name: group[name] for name in CLIPPING if group[name] is not None}
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are given, expected one of them at most")
     for name, value in asked.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, expected more than 0, or None")
+        if not (_is_number(value) and value > 0):
+            raise ValueError(f"{name} is {value!r}, expected more than 0, or None")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | Tensor)  # not "1e-7", which YAML takes for a text
 
 
 def _not_taken(name: str) -> str:

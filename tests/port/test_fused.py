@@ -238,6 +238,7 @@ USES: dict[str, Callable[[MNISTClassifier, Tensor], Any]] = {
     "gradient of images": lambda model, x: model(x.clone().requires_grad_()).sum().backward(),
     "autocast": autocast,
     "jit.trace": lambda model, x: torch.jit.trace(model, x, check_trace=False),
+    "fx": lambda model, x: torch.fx.symbolic_trace(model)(x),
     "export": lambda model, x: torch.export.export(model, (x,)),
     "compile": lambda model, x: torch.compile(model, backend="eager")(x),
     "vmap": lambda model, x: torch.func.vmap(model)(x[:, None]),

@@ -241,7 +241,12 @@ def test_step_returns_the_loss_of_its_closure() -> None:
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lr": -1.0}, ValueError, "lr is -1.0, expected 0 or more"),
     ({"lr": math.nan}, ValueError, "lr is nan"),
+    ({"lr": None}, ValueError, "lr is None, expected 0 or more"),
     ({"eps": -1.0}, ValueError, "eps is -1.0"),
+    ({"eps": "1e-7"}, ValueError, "eps is '1e-7', expected 0 or more"),
+    ({"betas": ("0.9", 0.9)}, ValueError, r"betas are \('0.9', 0.9\)"),
+    ({"weight_decay": "0.1"}, ValueError, "weight_decay is '0.1', expected 0 or more"),
+    ({"clipnorm": "1"}, ValueError, "clipnorm is '1', expected more than 0"),
     ({"betas": (1.0, 0.9)}, ValueError, r"betas are \(1.0, 0.9\)"),
     ({"weight_decay": -0.1}, ValueError, "weight_decay is -0.1"),
     ({"clipnorm": 0.0}, ValueError, "clipnorm is 0.0, expected more than 0"),
@@ -262,7 +267,16 @@ def test_what_keras_adam_does_not_take_is_refused_by_name(
         KerasAdam([{"params": [w], **arguments}]) if in_group else KerasAdam([w], **arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"ema_momentum": 1.5}, {"ema_overwrite_frequency": 0}, {"global_clipnorm": -1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"ema_momentum": 1.5},
+        {"ema_momentum": None},
+        {"ema_overwrite_frequency": 0},
+        {"ema_overwrite_frequency": "1"},
+        {"global_clipnorm": -1},
+    ],
+)
 def test_what_is_of_all_groups_together_is_checked_and_refused_in_a_group(arguments: dict[str, Any]) -> None:
     w = start(torch.float32)
     (name,) = arguments

@@ -127,6 +127,15 @@ def test_a_loaded_model_has_the_weights_and_the_dtype_of_the_file(dtype: torch.d
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in ours.state_dict().items())
 
 
+def test_a_model_that_was_compiled_by_itself_is_loaded(tmp_path: Path) -> None:
+    module, plain = LitMNIST(), LitMNIST()
+    plain.load_state_dict(module.state_dict())
+    module.model = torch.compile(module.model)  # type: ignore[assignment]
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "x.ckpt")
+    loaded = load_model(tmp_path / "x.ckpt").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in plain.state_dict().items())
+
+
 class Evil:
     def __reduce__(self) -> object:
         return (os.system, ("touch evil",))

@@ -620,6 +620,13 @@ def test_a_loss_of_each_image_is_refused(small: Path) -> None:
         OfEach().training_step((IMAGES, CLASSES), 0)
 
 
+def test_a_model_of_another_number_of_classes_is_refused() -> None:
+    module = LitMNIST()
+    module.model.output = torch.nn.Linear(128, 26)
+    with pytest.raises(InputError, match=r"^the model gives \[5, 26\] for labels \[5, 10\]; expected 10 classes$"):
+        module.training_step((IMAGES, CLASSES), 0)
+
+
 @pytest.mark.parametrize("learning_rate", [-1, "fast", None, float("nan")])
 def test_a_wrong_learning_rate_is_named(learning_rate: Any) -> None:
     with pytest.raises(InputError, match=r"^learning_rate=.*: expected a number from 0 up$"):
