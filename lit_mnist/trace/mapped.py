@@ -17,6 +17,7 @@ from lit_mnist.errors import InputError
 from lit_mnist.trace.arrays import Examples
 from lit_mnist.trace.candidate import make_module
 from lit_mnist.trace.files import Arrays, TraceInputs, dropout_examples, dropout_facts, dropout_mask
+from lit_mnist.trace.mapping import Order as AxisOrder
 from lit_mnist.trace.mapping import Slot, map_layers, orders, slots_of, tensor_at
 
 PREDICTED_AT_ONCE = 1_000
@@ -250,7 +251,8 @@ class MappedCandidate:
                     if not module.training or rate == 0:
                         return None
                     mask = dropout_mask(layer, rate, step(), (len(inputs[0]) * world_size, *shape))[rank::world_size]
-                    keep = torch.from_numpy(np.ascontiguousarray(self.orders[layer].to_torch(mask)))
+                    turned = self._order(layer, inputs[0].shape[1:]).to_torch(mask)
+                    keep = torch.from_numpy(np.ascontiguousarray(turned))
                     return torch.where(keep.to(inputs[0].device), inputs[0] * (1 / (1 - rate)), inputs[0].new_zeros(()))
 
                 module.register_forward_hook(hook)
@@ -326,7 +328,19 @@ class MappedCandidate:
         own = getattr(self.module, "activation_to_keras", None)
         if own is not None:
             return np.array(own(layer, tensor))
-        return np.array(self.orders[layer].to_keras(tensor.detach().cpu().numpy()))
+        return np.array(self._order(layer, tensor.shape[1:]).to_keras(tensor.detach().cpu().numpy()))
+
+    def _order(self, layer: str, shape: Sequence[int]) -> AxisOrder:
+        """Return how the axes of what a layer takes or gives stand: as in Keras where its shape says so.
+
+        Where a port keeps channels last, as torch's LayerNorm and Linear need them, only the values can be wrong.
+        """
+        order, keras_shape = self.orders[layer], tuple(self.described[layer]["shape"] or ())
+        if not order.spatial or tuple(shape) != keras_shape:
+            return order
+        turned = (keras_shape[-1], *keras_shape[:-1])
+        last = type(self.layers.get(layer)) in (nn.LayerNorm, nn.Linear)
+        return AxisOrder() if last or turned != keras_shape else order
 
 
 def _dense(tensor: Tensor) -> np.ndarray:

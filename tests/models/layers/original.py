@@ -31,8 +31,8 @@ def sequences() -> keras.Model:
             keras.Input((9,), dtype="int32"),
             layers.Embedding(11, 5, name="embedding"),
             layers.Conv1D(6, 3, activation="relu", name="conv"),
-            layers.GRU(4, return_sequences=True, name="gru"),
             layers.LayerNormalization(name="norm"),
+            layers.GRU(4, return_sequences=True, name="gru"),
             layers.LSTM(3, name="lstm"),
             layers.Dense(4, name="output"),
         ]
