@@ -33,6 +33,8 @@ class Hint:
 STRIDED = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D", "SeparableConv2D", "MaxPooling2D", "AveragePooling2D")
 RECURRENT = ("LSTM", "GRU")
 
+SETTINGS = ("axis", "negative_slope", "alpha", "max_value", "rate", "activation", "pool_size", "strides", "padding")
+
 # The first that fits is given.
 HINTS = (
     Hint(
@@ -121,11 +123,43 @@ def hint(verdict: Verdict, model: Mapping[str, Any] | None = None) -> str:
             fits = re.search(one.what, what) and verdict.rung.number in one.rungs
             if fits and (not one.kinds or kinds & set(one.kinds)):
                 return one.text
+        if verdict.rung.trainings and (unseen := between(verdict, model)):
+            return f"{verdict.rung.hint}; between it and what agrees Keras has {', '.join(unseen)}"
     return verdict.rung.hint
 
 
 def kinds_of(what: str, model: Mapping[str, Any]) -> set[str]:
     """Return the class of the layer that is named, as far as one is, and that of the optimizer."""
+    named = layer_of(what, model)
+    return {model["optimizer"], *([named["class"]] if named else [])}
+
+
+def layer_of(what: str, model: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the layer that is named."""
     named = [layer for layer in model["layers"] if re.search(rf"(^|[/ ]){re.escape(layer['name'])}($|[/\[ :])", what)]
-    longest = max(named, key=lambda layer: len(layer["name"]), default=None)
-    return {model["optimizer"], *([longest["class"]] if longest else [])}
+    return max(named, key=lambda layer: len(layer["name"]), default=None)
+
+
+def between(verdict: Verdict, model: Mapping[str, Any]) -> list[str]:
+    """Return the layers, with what is set of them, between one whose output differs and those before it that agree.
+
+    A port has no modules for them: a concatenation, an activation, a pooling.
+    """
+    if not re.search("activations/|training/", verdict.shown.what):
+        return []
+    differs = layer_of(verdict.shown.what, model)
+    agreeing = [layer_of(one.what, model) for one in verdict.comparisons if one.holds]
+    compared = {layer["name"] for layer in agreeing if layer}
+    layers = {layer["name"]: layer for layer in model["layers"]}
+    unseen: dict[str, str] = {}
+    waiting = list(differs["inputs"]) if differs else []
+    while waiting:
+        layer = layers.get(waiting.pop(0))
+        if layer is None or layer["name"] in compared or layer["name"] in unseen:
+            continue
+        settings = {name: layer["config"].get(name) for name in SETTINGS if layer["config"].get(name) is not None}
+        shown = [layer["class"], *(f"{name}={value}" for name, value in settings.items())]
+        of = f" of {', '.join(layer['inputs'])}" if len(layer["inputs"]) > 1 else ""
+        unseen[layer["name"]] = f"{layer['name']} ({' '.join(shown)}{of})"
+        waiting += layer["inputs"]
+    return list(unseen.values())

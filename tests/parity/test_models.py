@@ -9,9 +9,10 @@ import yaml
 from models.roman_lstm.port import LitRoman
 from torch.utils.data import DataLoader, TensorDataset
 
+from keras_ref.parity.comparisons import Comparison
 from keras_ref.parity.hints import HINTS, hint
 from keras_ref.parity.result import Result
-from keras_ref.parity.rungs import USUAL, Verdict, climb
+from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import BRIEF
 from lit_mnist import LitMNIST, MNISTDataModule
@@ -159,6 +160,26 @@ def test_every_wrong_port_is_stopped_where_it_was_predicted(model: str, name: st
     assert expected["named"] in last.shown.what
     if "hint" in expected:
         assert expected["hint"] in hint(last, port.model)
+
+
+def layer(name: str, kind: str, *inputs: str, **config: Any) -> dict[str, Any]:
+    return {"name": name, "class": kind, "config": config, "inputs": list(inputs)}
+
+
+def test_layers_that_a_port_has_no_modules_for_are_named_where_they_lie_between() -> None:
+    layers = [
+        layer("conv", "Conv1D"),
+        layer("leaky", "LeakyReLU", "conv", negative_slope=0.3),
+        layer("gru", "GRU"),
+        layer("both", "Concatenate", "leaky", "gru", axis=-1),
+        layer("hidden", "Dense", "both", activation="relu"),
+    ]
+    model = {"layers": layers, "optimizer": "Adam"}
+    names = {"conv": 0.0, "gru": 0.0, "hidden": 1.0}
+    compared = tuple(Comparison(f"cases: activations/0/{name}[3, 4]", apart, 1e-12) for name, apart in names.items())
+    said = hint(Verdict(RUNGS[5], "float64", compared), model)
+    expected = "both (Concatenate axis=-1 of leaky, gru), leaky (LeakyReLU negative_slope=0.3)"
+    assert said == f"{RUNGS[5].hint}; between it and what agrees Keras has {expected}"
 
 
 def test_every_wrong_port_is_explained_and_every_hint_is_given_to_one() -> None:
