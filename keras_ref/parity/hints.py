@@ -122,7 +122,8 @@ def hint(verdict: Verdict, model: Mapping[str, Any] | None = None) -> str:
         for one in HINTS:
             fits = re.search(one.what, what) and verdict.rung.number in one.rungs
             if fits and (not one.kinds or kinds & set(one.kinds)):
-                return one.text
+                added = regularisers(model) if verdict.rung.name == "loss" else []
+                return f"{one.text}; Keras adds {', '.join(added)}" if added else one.text
         if verdict.rung.trainings and (unseen := between(verdict, model)):
             return f"{verdict.rung.hint}; between it and what agrees Keras has {', '.join(unseen)}"
     return verdict.rung.hint
@@ -138,6 +139,17 @@ def layer_of(what: str, model: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the layer that is named."""
     named = [layer for layer in model["layers"] if re.search(rf"(^|[/ ]){re.escape(layer['name'])}($|[/\[ :])", what)]
     return max(named, key=lambda layer: len(layer["name"]), default=None)
+
+
+def regularisers(model: Mapping[str, Any]) -> list[str]:
+    """Return what the layers add to the loss, as in "L1 l1=0.001 of hidden's kernel"."""
+    added = []
+    for layer in model["layers"]:
+        for name, one in layer["config"].items():
+            if name.endswith("_regularizer") and isinstance(one, Mapping):
+                settings = " ".join(f"{key}={value:g}" for key, value in one.items() if isinstance(value, float))
+                added.append(f"{one['class']} {settings} of {layer['name']}'s {name.removesuffix('_regularizer')}")
+    return added
 
 
 def between(verdict: Verdict, model: Mapping[str, Any]) -> list[str]:

@@ -182,6 +182,14 @@ def test_layers_that_a_port_has_no_modules_for_are_named_where_they_lie_between(
     assert said == f"{RUNGS[5].hint}; between it and what agrees Keras has {expected}"
 
 
+def test_what_regularises_the_loss_is_named_where_the_loss_differs() -> None:
+    layers = [layer("hidden", "Dense", kernel_regularizer={"class": "L1", "l1": 0.001}, bias_regularizer=None)]
+    verdict = Verdict(RUNGS[6], "float64", (Comparison("cases: loss[0]", 1.0, 1e-12),))
+    assert hint(verdict, {"layers": layers, "optimizer": "Adam"}).endswith(
+        "; Keras adds L1 l1=0.001 of hidden's kernel"
+    )
+
+
 def test_every_wrong_port_is_explained_and_every_hint_is_given_to_one() -> None:
     for model, mutants in PITFALLS.items():
         text = (MODELS / model / "mutants.py").read_text()
