@@ -82,6 +82,8 @@ def read_picture(path: Path) -> np.ndarray:
                 return to_grey(image)
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: more than {LARGEST_PICTURE:,} pixels; shrink it or cut the digit out") from error
     except Exception as error:  # whatever the decoders come upon in a torn or forged file, the file is what is wrong
         reason = "no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:200]
         expected = "expected a PNG, JPEG, GIF, BMP, TIFF or WebP file"

@@ -145,6 +145,10 @@ def unusable_files(directory: Path, drawing: Image.Image) -> dict[str, str]:
             png(10_000, 10_000, zlib.compress(b"\0" * 1000)),
             "10000 x 10000 pixels, more than 80,000,000; shrink it",
         ),
+        "larger_bomb.png": (
+            png(20_000, 20_000, zlib.compress(b"\0" * 1000)),  # which Pillow itself refuses, in words of its own
+            "more than 80,000,000 pixels; shrink it",
+        ),
         "torn.png": (whole.getvalue()[: len(whole.getvalue()) // 2], "torn.png: "),
         "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
         "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
