@@ -64,7 +64,7 @@ class Checkpoints(Checkpoint):
         self.training_began = True
         now, earlier = torch.get_num_threads(), self.earlier_threads
         if trainer.is_global_zero and earlier not in (None, now) and trainer.strategy.root_device.type == "cpu":
-            how = f"not with as many threads as before ({now}, not {earlier}): sums will be rounded in another order"
+            how = f"with another number of threads ({now}, before {earlier}): sums will be rounded in another order"
             print(f"The training resumes {how} (OMP_NUM_THREADS={earlier} keeps it)", file=sys.stderr)
         self.signals.defer()
 

@@ -308,6 +308,8 @@ def _check_config(path: Path, types: Mapping[str, Any]) -> None:
     """Look at the values of a file of flags, as far as it can be read; of what cannot, jsonargparse says why."""
     try:
         values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"--config {path}: no such file") from None
     except Exception:  # it says so in a line of its own
         return
     for name, value in values.items() if isinstance(values, dict) else ():

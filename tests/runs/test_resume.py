@@ -114,7 +114,7 @@ def test_another_number_of_threads_is_reported(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
     train(**flags, **cut(20))
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"not with as many threads as before ({threads + 1}, not {threads})" in line
+    assert f"with another number of threads ({threads + 1}, before {threads})" in line
     assert f"OMP_NUM_THREADS={threads}" in line
 
 
