@@ -293,7 +293,7 @@ def over_seeds(sides: Sides) -> tuple[Arrays, Arrays, dict[str, float]]:
     """
     seeds = range(sides.seeds)
     if not sides.data:
-        return sides.results("ours", seeds), recorded()["keras"], MARGINS
+        return sides.results("ours", seeds), {name: recorded()["keras"][name] for name in MARGINS}, MARGINS
     ours, theirs = sides.results("ours", seeds), sides.results("theirs", seeds)
     return ours, theirs, {name: MARGIN_IN_SPREADS * np.std(theirs[name], ddof=1) for name in theirs if name in ours}
 

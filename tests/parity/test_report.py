@@ -120,6 +120,7 @@ def test_a_report_of_a_failure_names_it_and_needs_no_trajectory(tmp_path: Path, 
 def test_the_results_over_seeds_are_drawn(tmp_path: Path, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sides, "results", lambda side, seeds: recorded()["port"])
     verdicts = list(climb(sides, [11]))
+    assert not verdicts[0].not_checked
     said = conclusion(verdicts, [], CONFIG["candidate"], STEPS, 6000)
     write_report(tmp_path, gather(CONFIG | {"seeds": 20}, verdicts, [], said, sides))
     text = (tmp_path / "report.html").read_text()
