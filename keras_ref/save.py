@@ -30,8 +30,7 @@ def main(weights: str, output: str) -> int:
     model = build_model()
     with np.load(weights, allow_pickle=False) as arrays:
         load(keys(model), dict(arrays))
-    model.optimizer.build(
-        model.trainable_variables
-    )  # else Keras warns, when it loads the file, that m and v are missing
+    # Else Keras warns, when it loads the file, that m and v are missing.
+    model.optimizer.build(model.trainable_variables)
     model.save(output)
     return 0

@@ -104,6 +104,11 @@ def parity(
         if report is not None:
             write_report(Path(report), gather(flags, verdicts, results, text, sides))
             display.print(f"Report: {Path(report) / 'report.html'}")
+    return exit_code(verdicts, results)
+
+
+def exit_code(verdicts: list[Any], results: list[Any]) -> int:
+    """Return 0 if all rungs hold and all wrong ports were stopped as predicted, 1 if not, 2 if nothing was compared."""
     if not any(verdict.was_run for verdict in verdicts):
         return 2
     return 0 if all(verdict.holds for verdict in verdicts) and all(result.as_predicted for result in results) else 1

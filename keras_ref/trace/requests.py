@@ -28,7 +28,7 @@ from keras_ref.trace.description import describe, keys  # noqa: E402
 from keras_ref.trace.documented import Documented  # noqa: E402
 from keras_ref.trace.plan import plan  # noqa: E402
 from keras_ref.trace.reference import Reference  # noqa: E402
-from keras_ref.trace.training import Progress, save_model, trace_training  # noqa: E402
+from keras_ref.trace.training import Progress, sample_weights, save_model, trace_training  # noqa: E402
 from keras_ref.train import train  # noqa: E402
 
 
@@ -192,12 +192,10 @@ def _free_training(original: Reference, seed: int, epochs: int, batch_size: int)
     if examples.tests is None:
         return {}
     # x, y and, where there are any, sample weights; the order is TensorFlow's own, as in keras_ref.train.
-    inputs, targets, *weights = examples.batch(np.arange(len(examples)), "float32")
-    of = {"sample_weight": weights[0]} if weights else {}
-    model.fit(inputs, targets, epochs=epochs, batch_size=batch_size, verbose=0, **of)
-    inputs, targets, *weights = examples.test("float32")
-    of = {"sample_weight": weights[0]} if weights else {}
-    tested = model.evaluate(inputs, targets, batch_size=1000, verbose=0, return_dict=True, **of)
+    inputs, *targets = examples.batch(np.arange(len(examples)), "float32")
+    model.fit(inputs, targets[0], epochs=epochs, batch_size=batch_size, verbose=0, **sample_weights(targets))
+    inputs, *targets = examples.test("float32")
+    tested = model.evaluate(inputs, targets[0], batch_size=1000, verbose=0, return_dict=True, **sample_weights(targets))
     return {f"test_{name}": np.array(value) for name, value in tested.items()}
 
 

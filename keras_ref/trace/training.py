@@ -92,7 +92,9 @@ def _tested(model: keras.Model, examples: Examples, dtype: str, reported: list[s
     inputs, *targets = examples.test(dtype)
     arrays = {"probabilities": model.predict(inputs, batch_size=1000, verbose=0)}
     if examples.tests is not None:
-        tested = model.evaluate(inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **_of(targets))
+        tested = model.evaluate(
+            inputs, *targets[:1], batch_size=1000, verbose=0, return_dict=True, **sample_weights(targets)
+        )
         arrays |= {f"history/test_{name}": np.array([tested[name]]) for name in reported}
     return arrays
 
@@ -105,7 +107,8 @@ def _constants(exact: bool) -> contextlib.AbstractContextManager[None]:
     return unrounded()
 
 
-def _of(targets: list[np.ndarray]) -> dict[str, np.ndarray]:
+def sample_weights(targets: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the argument of `fit` and `evaluate` for what stands behind the targets, if anything does."""
     return {"sample_weight": targets[1]} if len(targets) > 1 else {}
 
 
