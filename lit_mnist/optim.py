@@ -65,7 +65,9 @@ class KerasAdam(torch.optim.Optimizer):
         use_ema: keep moving averages of the weights, as `average` in the state; of all groups together.
         ema_momentum: share of the old average at each step, in [0, 1].
         ema_overwrite_frequency: after every so many steps the averages become the weights; None for never.
-        fused: use torch's fused kernel (CPU, CUDA and MPS have one).
+        fused: use torch's fused kernel where it computes what Keras does, on a CPU and in float64 on CUDA. For CUDA in
+            float32 it takes a 1 - beta_2 that is 1.3e-5 too small (docs/findings.md, "Adam's constants on CUDA").
+            Elsewhere, and with False, each operation of the formula is one call for all parameters.
         float32_constants: pass betas and weight_decay through float32 in a float64 model, as Keras on TensorFlow does.
             False is for what is compared with constants that keep their bits; in float32 it changes nothing.
 
@@ -226,7 +228,9 @@ class KerasAdam(torch.optim.Optimizer):
                 self._update([p for p in dense if p.dtype == dtype], group, scale)
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
-                    self._update_rows(parameter, group)
+                    # torch's kernel would square the sum of a token's rows.
+                    square = squared(parameter.grad)
+                    self._update_by_formula([parameter], [parameter.grad.to_dense()], [square], group)
             if group["use_ema"]:
                 self._update_averages(group)
         return loss
@@ -256,17 +260,6 @@ class KerasAdam(torch.optim.Optimizer):
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state
 
-    def _update_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        """Update a parameter whose gradient is rows, for which torch has no kernel: it would square their sum."""
-        gradient, state = parameter.grad, self._start(parameter, group)
-        assert gradient is not None
-        (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
-        m.add_((gradient.to_dense() - m) * (1 - beta1))
-        v.add_((squared(gradient) - v) * (1 - beta2))
-        if group["amsgrad"]:
-            v = torch.maximum(state["max_exp_avg_sq"], v, out=state["max_exp_avg_sq"])
-        parameter.sub_(m * self._alpha(parameter, group) / (v.sqrt() + group["eps"]))
-
     def _alpha(self, parameter: Tensor, group: dict[str, Any]) -> float:
         return keras_alpha(group["lr"], group["t"], group["betas"], parameter.dtype, group["float32_constants"])
 
@@ -275,9 +268,11 @@ class KerasAdam(torch.optim.Optimizer):
         gradients = [_clipped(parameter.grad, group, scale) for parameter in parameters]  # type: ignore[arg-type]
         states = [self._start(parameter, group) for parameter in parameters]
         tensors = [*parameters, *gradients, *(state[name] for state in states for name in state if name in STATE)]
-        fused = group["fused"] and _in_one_layout(tensors)
-        devices = {parameter.device for parameter in parameters}
-        infinity = {device: torch.full((), math.inf, device=device if fused else "cpu") for device in devices}
+        if not (group["fused"] and has_exact_kernel(parameters) and _in_one_layout(tensors)):
+            squares = torch._foreach_mul(gradients, gradients)
+            self._update_by_formula(parameters, gradients, squares, group)
+            return
+        infinity = {device: torch.full((), math.inf, device=device) for device in {p.device for p in parameters}}
         beta1, beta2 = group["betas"]
         tensors_of_each = (
             parameters,
@@ -296,10 +291,30 @@ class KerasAdam(torch.optim.Optimizer):
             "eps": group["eps"],
             "maximize": False,
         }
-        if fused and len(devices) == 1 and has_kernel():
+        if len(infinity) == 1 and has_kernel():
             torch._fused_adam_(*tensors_of_each, **options)
         else:
-            adam(*tensors_of_each, foreach=False, fused=fused, **options)
+            adam(*tensors_of_each, foreach=False, fused=True, **options)
+
+    def _update_by_formula(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        squares: tuple[Tensor, ...] | list[Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Update parameters of one group and dtype operation by operation, each done for all of them at once."""
+        states = [self._start(parameter, group) for parameter in parameters]
+        m, v = ([state[name] for state in states] for name in STATE[:2])
+        torch._foreach_lerp_(m, gradients, 1 - group["betas"][0])  # m += (g - m) * (1 - beta_1)
+        torch._foreach_lerp_(v, squares, 1 - group["betas"][1])
+        if group["amsgrad"]:
+            largest = [state["max_exp_avg_sq"] for state in states]
+            torch._foreach_maximum_(largest, v)
+            v = largest
+        divisors = torch._foreach_sqrt(v)
+        torch._foreach_add_(divisors, group["eps"])
+        torch._foreach_addcdiv_(parameters, m, divisors, -self._alpha(parameters[0], group))
 
     def _update_averages(self, group: dict[str, Any]) -> None:
         momentum = group["ema_momentum"] if group["t"] > 1 else 0.0
@@ -333,6 +348,12 @@ class KerasAdamW(KerasAdam):
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.004, **others: Any) -> None:
         super().__init__(params, lr, weight_decay=weight_decay, **others)
+
+
+def has_exact_kernel(parameters: list[Tensor]) -> bool:
+    """Say whether torch's fused kernel for these parameters' devices and dtype takes 1 - beta_2 as Keras does."""
+    kinds = {(parameter.device.type, parameter.dtype) for parameter in parameters}
+    return all(device == "cpu" or (device, dtype) == ("cuda", torch.float64) for device, dtype in kinds)
 
 
 @cache

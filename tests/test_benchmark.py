@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from conftest import Command
 
-from keras_ref.benchmark.contestants import CONTESTANTS, chosen, environment
+from keras_ref.benchmark.contestants import CONTESTANTS, Contestant, chosen, environment
 from keras_ref.benchmark.findings import MARGIN, TARGETS, Round, apart, comparison, targets
 from keras_ref.benchmark.measure import Training, read_training, run, write_data
-from keras_ref.benchmark.report import markdown
+from keras_ref.benchmark.report import markdown, tables
 from keras_ref.benchmark.rounds import Places, play
 from keras_ref.data import load_data
 from lit_mnist.errors import InputError
@@ -97,20 +97,41 @@ class Counted(Places):
         return one_round(1, ours=2).trainings["ours"]
 
     def ask(self, module: str, *_: object) -> dict[str, Any]:
-        return {"floor": 1.0, "warm": 0.1, "products": 0.5}
+        return {"floor": 1.0, "warm": 0.1, "products": 0.5} | (
+            {"device": "a card"} if module == "lit_mnist.benchmark.predict" else {}
+        )
 
 
 def test_contestants_take_turns_and_each_begins_a_round(tmp_path: Path) -> None:
     turns: list[int] = []
     places = Counted(tmp_path, threads=1, turns=lambda what, number: turns.append(number))
-    found = play(places, CONTESTANTS[:3], rounds=3, epochs=2, images=60_000)
+    *earlier, found = play(places, CONTESTANTS[:3], rounds=3, epochs=2, images=60_000)
     order = (tmp_path / "log").read_text().split()
     assert order == ["ours", "tensorflow", "xla", "tensorflow", "xla", "ours", "xla", "ours", "tensorflow"]
+    assert [len(one["rounds"]) for one in (*earlier, found)] == [1, 2, 3]  # for one who stops it in between
     assert set(turns) == {len(turns)}  # the bar ends where it should
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     text = markdown(found)
     assert "| Keras on TensorFlow | 1.00 (1.00 to 1.00) |" in text
     assert "| our epoch / Keras on JAX | 0.5 | 0.35 | not measured |  |" in text
+
+
+def test_on_a_gpu_nothing_is_said_of_what_is_of_a_cpu(tmp_path: Path) -> None:
+    places = Counted(tmp_path, threads=1, turns=lambda what, number: None, accelerator="gpu")
+    (found,) = play(places, CONTESTANTS[:2], rounds=1, epochs=2, images=60_000)
+    assert (found["device"], found["targets"], found["step"], found["floor"]) == ("a card", [], {}, {})
+    assert "| target |" not in markdown(found)
+    assert [table.columns[0].header for table in tables(found)] == ["ours divided by"]
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda one: one.name)
+def test_what_a_contestant_trains_on_is_what_was_asked_for(contestant: Contestant, tmp_path: Path) -> None:
+    for accelerator in ("cpu", "gpu"):
+        words = contestant.command(tmp_path, 2, 100, tmp_path, accelerator)
+        flag = words[words.index("--accelerator") + 1] if "--accelerator" in words else None
+        assert flag == (None if contestant.name in ("tensorflow", "xla", "jax") else accelerator)
+        hidden = environment(1, contestant.environment, accelerator).get("CUDA_VISIBLE_DEVICES")
+        assert (hidden == "") == (accelerator == "cpu")
 
 
 def test_the_data_set_is_cut_or_repeated(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from keras_ref.benchmark.contestants import chosen
 from lit_mnist.errors import InputError
@@ -17,6 +17,7 @@ def benchmark(
     epochs: PositiveInt = 2,
     threads: PositiveInt | None = None,
     images: PositiveInt = 60_000,
+    accelerator: Literal["cpu", "gpu"] = "cpu",
     only: list[str] | None = None,
     growth: bool = False,
     data_dir: str = "data",
@@ -24,11 +25,11 @@ def benchmark(
 ) -> int:
     """Measure how long the documented training takes: ours, Keras on TensorFlow, with XLA and on JAX, others on torch.
 
-    Each contestant is a command as its users would write it, in a process of its own, on the CPU, with the same number
-    of threads. They take turns: each round runs every one once, beginning with another. What counts are the ratios
-    within a round, their median and their spread. Leaves benchmark.json, benchmark.md and benchmark.png in --output.
-    Leave the machine alone meanwhile. Exit code 1 if one of them learned otherwise than the rest, 2 if it could not be
-    run.
+    Each contestant is a command as its users would write it, in a process of its own, with the same number of threads.
+    They take turns: each round runs every one once, beginning with another. What counts are the ratios within a round,
+    their median and their spread. Leaves benchmark.json, benchmark.md and benchmark.png in --output, if it is stopped
+    those of the rounds before. Leave the machine alone meanwhile. Exit code 1 if one of them learned otherwise than the
+    rest, 2 if it could not be run.
 
     Args:
         rounds: How often each contestant is run.
@@ -36,6 +37,7 @@ def benchmark(
             whole command is that of 10 epochs, reckoned from them; with 10 it is measured.
         threads: Of each contestant, which is kept to as many cores; null takes all cores.
         images: Training images in an epoch, from 200 to 60,000.
+        accelerator: What they train on; gpu is one CUDA device, of which Keras sees all.
         only: Which contestants, as in [tensorflow,loop], besides ours: of tensorflow, xla, jax, loop, lightning.
             null takes all that are installed.
         growth: Measure how ours grows instead: with the batch (Keras on TensorFlow beside it), with the processes, with
@@ -53,6 +55,8 @@ def benchmark(
     if threads is not None and threads > len(cores):
         raise InputError(f"--threads {threads}: this machine lends {len(cores)} cores; expected at most that")
     threads = threads or len(cores)
+    if growth and accelerator != "cpu":
+        raise InputError(f"--accelerator {accelerator}: growth is measured on a CPU; leave out one of them")
 
     from keras_ref.benchmark import report
     from keras_ref.benchmark.measure import write_data
@@ -68,17 +72,21 @@ def benchmark(
         os.sched_setaffinity(0, cores[:threads])
     console = make_console()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, report.Turns(console) as turns:
-        places = Places(Path(temporary), threads, turns)
+        places = Places(Path(temporary), threads, turns, accelerator)
         made_by = report.made_by(flags | {"threads": threads})
         if growth:
-            return write(directory, console, made_by | grow(places, mnist, epochs))
-        write_data(mnist, images, places.data)
-        findings = made_by | play(places, contestants, rounds, epochs, images)
-    return write(directory, console, findings)
+            findings = made_by | grow(places, mnist, epochs)
+            write(directory, findings)
+        else:
+            write_data(mnist, images, places.data)
+            for came_out in play(places, contestants, rounds, epochs, images):
+                findings = made_by | came_out
+                write(directory, findings)
+    return show(directory, console, findings)
 
 
-def write(directory: Path, console: Any, findings: dict[str, Any]) -> int:
-    """Show what was found and write it; return the exit code."""
+def write(directory: Path, findings: dict[str, Any]) -> None:
+    """Write what was found: figures, tables, pictures."""
     from keras_ref.benchmark import report
     from lit_mnist.runs.figures import write_figure
     from lit_mnist.runs.files import write_file
@@ -89,14 +97,23 @@ def write(directory: Path, console: Any, findings: dict[str, Any]) -> int:
         for kind, figure in report.draw_growth(findings).items():
             write_figure(directory / f"growth_{kind}.png", figure)
         write_file(directory / "growth.md", report.growth_markdown(findings).encode())
-        console.print(report.growth_markdown(findings), highlight=False, markup=False, soft_wrap=True)
     else:
         write_figure(directory / "benchmark.png", report.draw(findings))
         write_file(directory / "benchmark.md", report.markdown(findings).encode())
+
+
+def show(directory: Path, console: Any, findings: dict[str, Any]) -> int:
+    """Show what was found and where it is; return the exit code."""
+    from keras_ref.benchmark import report
+
+    if "growth" in findings:
+        console.print(report.growth_markdown(findings), highlight=False, markup=False, soft_wrap=True)
+    else:
         for table in report.tables(findings):
             console.print(table)
     for line in report.said(findings):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    name = "growth" if "growth" in findings else "benchmark"
     console.print(f"Written: {directory}/{name}.json", highlight=False, markup=False, soft_wrap=True)
     return 1 if findings.get("apart") else 0
 

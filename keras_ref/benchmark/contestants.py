@@ -32,10 +32,13 @@ class Contestant:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
 
-    def command(self, data_dir: Path, epochs: int, batch_size: int, output_dir: Path) -> list[str]:
-        """Return the command line."""
-        flags = {"data_dir": data_dir, "batch_size": batch_size, "output_dir": output_dir}
+    def command(
+        self, data_dir: Path, epochs: int, batch_size: int, output_dir: Path, accelerator: str = "cpu"
+    ) -> list[str]:
+        """Return the command line; Keras takes a GPU where it sees one."""
+        flags: dict[str, object] = {"data_dir": data_dir, "batch_size": batch_size, "output_dir": output_dir}
         flags |= {"max_epochs" if self.name == OURS else "epochs": epochs}
+        flags |= {} if self.module == KERAS else {"accelerator": accelerator}
         words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
         return [sys.executable, "-m", self.module, *words, *self.flags]
 
@@ -51,7 +54,7 @@ CONTESTANTS = (
         OURS,
         "lit_mnist.train",
         "lit_mnist.train",
-        ("--accelerator", "cpu", "--devices", "1", "--run_name", "run", "--verify_data", "false"),
+        ("--devices", "1", "--run_name", "run", "--verify_data", "false"),
     ),
     Contestant(
         "tensorflow", "Keras on TensorFlow", KERAS, (), {"KERAS_BACKEND": "tensorflow"}, ("keras", "tensorflow")
@@ -88,10 +91,10 @@ def chosen(only: list[str] | None) -> list[Contestant]:
     return [one for one in wanted if one.is_installed()]
 
 
-def environment(threads: int, own: Mapping[str, str]) -> dict[str, str]:
+def environment(threads: int, own: Mapping[str, str], accelerator: str = "cpu") -> dict[str, str]:
     """Return the variables of a contestant: the user's, but for those that would change what is measured."""
     left_out = ("TF_NUM_INTEROP_THREADS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "XLA_FLAGS")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "MPLBACKEND": "agg", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
-    return kept | counts | quiet | {"CUDA_VISIBLE_DEVICES": ""} | dict(own)
+    return kept | counts | quiet | ({"CUDA_VISIBLE_DEVICES": ""} if accelerator == "cpu" else {}) | dict(own)

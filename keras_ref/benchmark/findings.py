@@ -21,7 +21,7 @@ class Round:
 
     Attributes:
         trainings: by the name of the contestant.
-        floor: milliseconds that the arithmetic of a step takes by itself.
+        floor: milliseconds that the arithmetic of a step takes by itself; NaN if it was not measured.
         images: in an epoch.
         predicting: seconds for the test images, by the name of the contestant.
     """

@@ -144,7 +144,7 @@ TARGET_TITLES = ("target", "must", "try for", "measured", "holds")
 def tables(findings: Mapping[str, Any]) -> list[Table]:
     """Return the tables for the terminal: the contestants, the targets, where a step goes."""
     shown = []
-    step = findings["step"] | {"floor": findings["floor"]["floor"]}
+    step = findings["step"] | {name: findings["floor"][name] for name in findings["floor"] if name == "floor"}
     parts = [[name, in_words(spread)] for name, spread in step.items()]
     for titles, rows in (
         (CONTESTANT_TITLES, contestant_rows(findings)),
@@ -154,15 +154,14 @@ def tables(findings: Mapping[str, Any]) -> list[Table]:
         table = Table(*titles)
         for cells in rows:
             table.add_row(*cells)
-        shown.append(table)
+        shown += [table] if rows else []
     return shown
 
 
 def markdown(findings: Mapping[str, Any]) -> str:
     """Return the tables of contestants and targets for a README."""
-    parts = [table_in_markdown(CONTESTANT_TITLES, contestant_rows(findings))]
-    parts.append(table_in_markdown(TARGET_TITLES, target_rows(findings)))
-    return "\n".join(parts)
+    parts = [(CONTESTANT_TITLES, contestant_rows(findings)), (TARGET_TITLES, target_rows(findings))]
+    return "\n".join(table_in_markdown(titles, rows) for titles, rows in parts if rows)
 
 
 def table_in_markdown(titles: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -1,8 +1,9 @@
 """The rounds of a benchmark, and how ours grows."""
 
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,11 +34,13 @@ class Places:
         directory: for data and what they leave; somebody else removes it.
         threads: of each.
         turns: is told what is done next.
+        accelerator: "cpu" or "gpu".
     """
 
     directory: Path
     threads: int
     turns: Turns
+    accelerator: str = "cpu"
 
     @property
     def data(self) -> Path:
@@ -48,8 +51,8 @@ class Places:
         output = self.of(contestant)
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        variables = environment(self.threads, contestant.environment)
-        return training(contestant.command(data, epochs, batch_size, output), variables)
+        variables = environment(self.threads, contestant.environment, self.accelerator)
+        return training(contestant.command(data, epochs, batch_size, output, self.accelerator), variables)
 
     def of(self, contestant: Contestant) -> Path:
         """Return where a contestant leaves its results."""
@@ -58,14 +61,22 @@ class Places:
     def ask(self, module: str, *flags: object) -> dict[str, Any]:
         """Return the figures that a module of ours prints."""
         command = [sys.executable, "-m", module, *map(str, flags)]
-        return figures(command, environment(self.threads, {"KERAS_BACKEND": "tensorflow"}))
+        return figures(command, environment(self.threads, {"KERAS_BACKEND": "tensorflow"}, self.accelerator))
 
 
-def play(places: Places, contestants: Sequence[Contestant], rounds: int, epochs: int, images: int) -> dict[str, Any]:
-    """Run every contestant once in each round, the first of a round last in the next; return what came out."""
-    played, steps, floors = [], [], []
+def play(
+    places: Places, contestants: Sequence[Contestant], rounds: int, epochs: int, images: int
+) -> Iterator[dict[str, Any]]:
+    """Run every contestant once in each round, the first of a round last in the next.
+
+    Yields, after each round, what has come out of all rounds so far.
+
+    On a GPU there are neither targets, which are a CPU's, nor the parts of a step, which it does while nobody waits.
+    """
+    played, steps, floors, device = [], [], [], ""
+    on_cpu = places.accelerator == "cpu"
     predictors = [one for one in contestants if one.name in PREDICTORS]
-    turns = rounds * (len(contestants) + len(predictors) + 2)
+    turns = rounds * (len(contestants) + len(predictors) + 2 * on_cpu)
     for number in range(rounds):
         first = number % len(contestants)
         trainings, predicting = {}, {}
@@ -75,20 +86,30 @@ def play(places: Places, contestants: Sequence[Contestant], rounds: int, epochs:
         for one in predictors:
             places.turns(f"round {number + 1} of {rounds}: {one.title} predicts", turns)
             model = places.of(one) / ("run" if one.name == OURS else "model.keras")
-            flags = ("--data_dir", places.data, "--model", model)
-            predicting[one.name] = float(places.ask(PREDICTORS[one.name], *flags)["warm"])
-        places.turns(f"round {number + 1} of {rounds}: the floor", turns)
-        floors.append(places.ask("lit_mnist.benchmark.floor"))
-        places.turns(f"round {number + 1} of {rounds}: where a step goes", turns)
-        steps.append(places.ask("lit_mnist.benchmark.step", "--data_dir", places.data))
-        played.append(Round(trainings, float(floors[-1]["floor"]), images, predicting))
+            flags = ["--data_dir", places.data, "--model", model]
+            flags += ["--accelerator", places.accelerator] if one.name == OURS else []
+            said = places.ask(PREDICTORS[one.name], *flags)
+            predicting[one.name], device = float(said["warm"]), said.get("device", device)
+        if on_cpu:
+            places.turns(f"round {number + 1} of {rounds}: the floor", turns)
+            floors.append(places.ask("lit_mnist.benchmark.floor"))
+            places.turns(f"round {number + 1} of {rounds}: where a step goes", turns)
+            steps.append(places.ask("lit_mnist.benchmark.step", "--data_dir", places.data))
+        played.append(Round(trainings, float(floors[-1]["floor"]) if on_cpu else math.nan, images, predicting))
+        yield summary(played, steps, floors, images) | {"device": device}
+
+
+def summary(
+    played: Sequence[Round], steps: Sequence[dict[str, float]], floors: Sequence[dict[str, float]], images: int
+) -> dict[str, Any]:
+    """Return what rounds have in common; without parts of a step and floors, nothing of targets."""
     rows = comparison(played)
     return {
-        "targets": targets(played),
+        "targets": targets(played) if floors else [],
         "contestants": rows,
         "apart": apart(rows) if images == WHOLE else [],  # of fewer images, chance decides
-        "step": {name: vars(spread([one[name] for one in steps])) for name in steps[0]},
-        "floor": {name: vars(spread([one[name] for one in floors])) for name in floors[0]},
+        "step": {name: vars(spread([one[name] for one in steps])) for name in (steps[0] if steps else ())},
+        "floor": {name: vars(spread([one[name] for one in floors])) for name in (floors[0] if floors else ())},
         "rounds": [
             {
                 "trainings": {name: vars(one) for name, one in played_round.trainings.items()},

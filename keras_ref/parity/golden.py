@@ -1,7 +1,8 @@
 """What Keras' side answered during a climb, in one file: a golden. With it the ladder needs no Keras.
 
-Of arrays with two axes or more and more than `KEPT` numbers a golden keeps some; those of the port are thinned alike
-before they are compared. Whole are what a training starts from, the losses of all steps, and all that has one axis.
+Of arrays with two axes or more and more than `KEPT` numbers a golden keeps some, of predictions `KEPT_ROWS` rows; those
+of the port are thinned alike before they are compared. Whole are what a training starts from, the losses of all steps,
+and all that has one axis.
 The file (.npz) holds `index`, JSON in bytes, one flat array for each dtype, in which equal arrays stand once, and a
 digest of both.
 """
@@ -24,10 +25,14 @@ from keras_ref.parity.samples import drawn_again
 from lit_mnist.errors import InputError
 from lit_mnist.trace.files import Arrays, read_arrays, write_arrays
 
-FORMAT = "golden of keras_ref.parity, 1"
+FORMAT = "golden of keras_ref.parity, 2"
 # A tensor that is wrong in one element of a hundred shows among 256 with a probability of 92 %, and what is wrong in
 # one tensor shows in the others a step later.
 KEPT = 256
+# Of predictions, rows. In float32 after 6,000 steps the root mean square of their errors is that of the few images on
+# which the model is undecided: of every 400th row, the port's error was 0.17 to 3.9 times Keras' own, by which row was
+# first (5 % to 95 %), of every tenth 0.71 to 1.13, and of all 0.88.
+KEPT_ROWS = 1000
 SHIPPED = Path(str(files("keras_ref.parity") / "golden.npz"))  # of the documented model; docs/traces.md says how
 THINNED = re.compile(r"(trace/.*|facts/.*:initial/.*)")  # requests and names of which large arrays are thinned
 WHOLE = re.compile(r"trace/.*:loaded/.*")  # and of those, which are not: they are what inputs hold
@@ -186,11 +191,9 @@ def comparable(theirs: Arrays, ours: Arrays) -> Arrays:
 
 def thin(name: str, array: np.ndarray) -> np.ndarray:
     """Return every n-th element of a large array, [k, 1]; of predictions every n-th row, since a row is an answer."""
-    if array.ndim < 2 or array.size <= KEPT:
+    if array.ndim < 2 or array.size == 0 or (step := _step(name, array.shape)) == 1:
         return array
-    if name == "probabilities":
-        return array[:: _stride(array.shape)]
-    return array.ravel()[:: _stride((array.size,))].reshape(-1, 1)
+    return array[::step] if name == "probabilities" else array.ravel()[::step].reshape(-1, 1)
 
 
 def with_shares(answer: Arrays, whole: Arrays) -> dict[str, np.ndarray]:
@@ -204,9 +207,8 @@ def placed(found: Iterable[Comparison | NotChecked], theirs: Arrays) -> Iterator
         match = re.fullmatch(r"(.*?)([^ ]+)\[(\d+), (\d+)\]", one.what)
         if isinstance(theirs, Recorded) and match and match[2] in theirs.whole:
             shape, (row, column) = theirs.whole[match[2]], (int(match[3]), int(match[4]))
-            place: tuple[Any, ...] = (row * _stride(shape), column)
-            if match[2] != "probabilities":
-                place = np.unravel_index(row * _stride((math.prod(shape),)), shape)
+            at = row * _step(match[2], shape)
+            place = (at, column) if match[2] == "probabilities" else np.unravel_index(at, shape)
             one = replace(one, what=f"{match[1]}{match[2]}[{', '.join(map(str, place))}]")
         yield one
 
@@ -276,11 +278,12 @@ def _digest(arrays: Arrays) -> str:
     return sha256.hexdigest()
 
 
-def _stride(shape: tuple[int, ...]) -> int:
-    """Return the least n of which every n-th along the first axis is few enough, and that keeps to no column."""
+def _step(name: str, shape: tuple[int, ...]) -> int:
+    """Return the least n of which every n-th row, or number, is few enough; of numbers one that keeps to no column."""
+    if name == "probabilities":
+        return -(-shape[0] // KEPT_ROWS)
     size = math.prod(shape)
-    least = -(-size // KEPT)
-    return next(n for n in range(least, size + 1) if math.gcd(n, size) == 1)
+    return next(n for n in range(-(-size // KEPT), size + 1) if math.gcd(n, size) == 1)
 
 
 def _shape(arrays: Arrays, name: str) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ parser.add_argument("--data_dir")
 parser.add_argument("--epochs", type=int)
 parser.add_argument("--batch_size", type=int)
 parser.add_argument("--output_dir")
+parser.add_argument("--accelerator")
 
 
 class Classifier(L.LightningModule):
@@ -76,7 +77,8 @@ def main() -> None:
     train_set = MNIST(args.data_dir, train=True, transform=ToTensor())
     test_set = MNIST(args.data_dir, train=False, transform=ToTensor())
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=args.accelerator,
+        devices=1,
         max_epochs=args.epochs,
         callbacks=[Epochs()],
         default_root_dir=args.output_dir,

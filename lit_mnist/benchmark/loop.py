@@ -14,6 +14,7 @@ parser.add_argument("--data_dir")
 parser.add_argument("--epochs", type=int)
 parser.add_argument("--batch_size", type=int)
 parser.add_argument("--output_dir")
+parser.add_argument("--accelerator")
 
 
 def load(data_dir: str, train: bool) -> TensorDataset:
@@ -25,6 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     train_loader = DataLoader(load(args.data_dir, train=True), batch_size=args.batch_size, shuffle=True)
     test_loader = DataLoader(load(args.data_dir, train=False), batch_size=1000)
+    device = "cuda" if args.accelerator == "gpu" else "cpu"
     model = nn.Sequential(
         nn.Conv2d(1, 6, kernel_size=3, padding="same"),
         nn.ReLU(),
@@ -33,13 +35,14 @@ def main() -> None:
         nn.Linear(6 * 14 * 14, 128),
         nn.ReLU(),
         nn.Linear(128, 10),
-    )
+    ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     losses, accuracies = [], []
     print("Training begins", flush=True)
     for epoch in range(1, args.epochs + 1):
         total_loss, correct, seen = 0.0, 0, 0
         for images, labels in train_loader:
+            images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
@@ -55,6 +58,7 @@ def main() -> None:
     test_loss, correct, seen = 0.0, 0, 0
     with torch.no_grad():
         for images, labels in test_loader:
+            images, labels = images.to(device), labels.to(device)
             logits = model(images)
             test_loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += (logits.argmax(dim=1) == labels).sum().item()

@@ -13,7 +13,7 @@ from conftest import Command
 from keras_ref.parity import check_port
 from keras_ref.parity.checks import forward
 from keras_ref.parity.comparisons import Comparison, largest_difference
-from keras_ref.parity.golden import KEPT, SHIPPED, Golden, Recorded, alike, comparable, placed, thin, thinned
+from keras_ref.parity.golden import KEPT, KEPT_ROWS, SHIPPED, Golden, Recorded, alike, comparable, placed, thin, thinned
 from keras_ref.parity.rungs import climb
 from keras_ref.parity.sides import Sides
 from lit_mnist.errors import InputError
@@ -292,16 +292,22 @@ def test_every_row_and_column_of_a_thinned_array_may_show(shape: tuple[int, ...]
 
 @pytest.mark.parametrize("name", ["gradients/0/kernel", "probabilities"])
 def test_an_element_of_a_thinned_array_is_named_by_its_place(name: str) -> None:
-    whole = np.zeros((1000, 10))
+    whole, places = np.zeros((3000, 10)), np.arange(30_000).reshape(3000, 10)
     theirs = Recorded({name: thin(name, whole)}, {name: whole.shape})
-    row = np.flatnonzero(np.isin(np.arange(1000), thin("probabilities", np.arange(10_000).reshape(1000, 10)) // 10))[-1]
-    place = np.unravel_index(thin(name, np.arange(10_000).reshape(1000, 10)).ravel()[-1], (1000, 10))
+    place = np.unravel_index(thin(name, places).ravel()[-1], whole.shape)
     ours = {name: whole.copy()}
     ours[name][place] = 1.0
-    assert name != "probabilities" or place[0] == row
     apart, where = largest_difference(alike(ours, theirs)[name], theirs[name])
     (one,) = placed([Comparison(f"short: {name}{where}", apart, 1e-12)], theirs)
     assert one == Comparison(f"short: {name}[{place[0]}, {place[1]}]", 1.0, 1e-12)
+
+
+@pytest.mark.parametrize("rows", [10_000, 3000, 1000, 64])
+def test_of_predictions_as_many_rows_are_kept_as_tell_chance_from_error(rows: int) -> None:
+    """Of 26 images a right port was stopped in float32 after 6,000 steps, at 5.9 and 18 times Keras' error."""
+    kept = thin("probabilities", np.arange(rows * 10).reshape(rows, 10))
+    assert min(rows, 500) <= len(kept) <= KEPT_ROWS
+    assert (kept == kept[:, :1] + np.arange(10)).all()  # whole rows
 
 
 def test_what_a_layer_gives_is_thinned_with_its_activation_function_applied_once_more_too() -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from reference import NumPyAdam, alpha, denominator
 from torch.optim.adam import adam
 
 from lit_mnist import KerasAdam, KerasAdamW
-from lit_mnist.optim import has_kernel
+from lit_mnist.optim import STATE, has_exact_kernel, has_kernel
 from lit_mnist.porting import KerasEmbedding
 
 STEPS = 200
@@ -159,6 +160,45 @@ def test_with_and_without_the_private_kernel_it_is_the_same_to_the_bit(
             optimizer.step()
     assert torch.equal(direct, public)
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize(("fused", "largest"), [(True, 5e-5), (False, 2e-6)])
+def test_what_the_kernel_rounds_in_float32_the_formula_does_not(fused: bool, largest: float) -> None:
+    """docs/findings.md, "Adam in float32": the same gradient for 3,000 steps, of which v is 0.95 in the end."""
+    w = torch.nn.Parameter(torch.zeros(4096))
+    optimizer = KerasAdam([w], fused=fused)
+    w.grad = torch.rand(4096, generator=torch.Generator().manual_seed(0)) + 0.1
+    for _ in range(3000):
+        optimizer.step()
+    exact = w.grad.double() ** 2 * (1 - (1 - 0.001) ** 3000)
+    error = (optimizer.state[w]["exp_avg_sq"] / exact - 1).abs().max()
+    assert largest / 10 < error < largest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_with_amsgrad_the_formula_is_the_kernels(dtype: torch.dtype) -> None:
+    ours, kernels = start(dtype), start(dtype)
+    optimizers = [KerasAdam([w], amsgrad=True, fused=w is kernels) for w in (ours, kernels)]
+    for step, g in enumerate(gradients(dtype, steps=20)):
+        for w, optimizer in zip((ours, kernels), optimizers, strict=True):
+            w.grad = g / (1 + step)  # so that the largest v is an earlier one
+            optimizer.step()
+    torch.testing.assert_close(ours, kernels, rtol=0, atol=float(ULPS * torch.finfo(dtype).eps))
+    assert not torch.equal(*(o.state[w][name] for o, w in [(optimizers[0], ours)] for name in STATE[1:3]))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "exact"),
+    [
+        ("cpu", torch.float32, True),
+        ("cuda", torch.float64, True),
+        ("cuda", torch.float32, False),  # 1 - float32(0.999), 1.3e-5 too small
+        ("mps", torch.float32, False),  # never looked at
+    ],
+)
+def test_the_kernel_is_called_where_it_computes_as_keras_does(device: str, dtype: torch.dtype, exact: bool) -> None:
+    parameter: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert has_exact_kernel([parameter]) == exact
 
 
 def test_a_parameter_that_is_replaced_or_moved_is_updated_as_it_then_is() -> None:

@@ -47,7 +47,7 @@ def test_gpus_train_as_a_cpu_does(devices: int, tmp_path: Path, data_dir: Path) 
 
 
 def test_the_ladder_holds_on_a_gpu() -> None:
-    result = check_port("lit_mnist:LitMNIST", steps=60, dtype="float64", accelerator="gpu", import_golden=str(SHIPPED))
+    result = check_port("lit_mnist:LitMNIST", steps=60, accelerator="gpu", import_golden=str(SHIPPED))
     result.raise_if_failed()
 
 
