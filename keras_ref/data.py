@@ -19,7 +19,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-LARGEST_FILE = 2**28  # bytes, unpacked; nothing larger is read any further
+LARGEST_FILE = 2**30  # bytes, unpacked; nothing larger is read any further
 
 
 class MNIST(NamedTuple):

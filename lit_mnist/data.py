@@ -38,7 +38,8 @@ class MNISTDataModule(L.LightningDataModule):
         seed: decides the order of the images and which are held out, >= 0.
         verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
         order: of the training images, in place of `train_order`: a function from the number of an epoch, from 0, to its
-            batches, arrays of indices of training images; as many in each epoch.
+            batches, arrays of indices of training images; as many in each epoch. `load_from_checkpoint` takes it
+            anew, since no checkpoint holds it.
 
     Outside of a Trainer its loaders give the same batches as bytes and classes.
 
@@ -74,6 +75,9 @@ class MNISTDataModule(L.LightningDataModule):
         self.seed = seed
         self.verify_data = verify_data
         self.order = order or self.train_order
+        numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
+        plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
+        self.save_hyperparameters({"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain)
 
     def setup(self, stage: str | None = None) -> None:
         asked = (self.data_dir, self.verify_data, self.validation_images, self.seed)
@@ -183,6 +187,7 @@ class MNISTDataModule(L.LightningDataModule):
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Scale bytes and code classes, on the device: images [N, 1, 28, 28] in [0, 1], one-hot labels [N, 10]."""
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)

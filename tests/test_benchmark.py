@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from conftest import Command
 
+import keras_ref.data
 from keras_ref.benchmark.contestants import CONTESTANTS, Contestant, chosen, environment
 from keras_ref.benchmark.findings import MARGIN, TARGETS, Round, apart, comparison, targets
 from keras_ref.benchmark.measure import Training, read_training, run, write_data
 from keras_ref.benchmark.report import markdown, tables
-from keras_ref.benchmark.rounds import Places, play
+from keras_ref.benchmark.rounds import TIMES_MNIST, Places, play
 from keras_ref.data import load_data
+from lit_mnist import mnist_files
 from lit_mnist.errors import InputError
 
 OURS = [
@@ -132,6 +134,10 @@ def test_what_a_contestant_trains_on_is_what_was_asked_for(contestant: Contestan
         assert flag == (None if contestant.name in ("tensorflow", "xla", "jax") else accelerator)
         hidden = environment(1, contestant.environment, accelerator).get("CUDA_VISIBLE_DEVICES")
         assert (hidden == "") == (accelerator == "cpu")
+
+
+def test_the_largest_data_set_of_the_growth_is_one_that_is_read() -> None:
+    assert max(TIMES_MNIST) * 60_000 * 784 < min(mnist_files.LARGEST_FILE, keras_ref.data.LARGEST_FILE)
 
 
 def test_the_data_set_is_cut_or_repeated(tmp_path: Path) -> None:

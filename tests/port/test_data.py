@@ -349,3 +349,12 @@ def test_batches_that_cannot_be_had_are_refused(
 def test_holding_everything_out_is_refused(data_dir: Path) -> None:
     with pytest.raises(InputError, match="60000 training images"):
         MNISTDataModule(data_dir, validation_images=60_000).setup()
+
+
+def test_a_data_module_is_loaded_from_a_checkpoint_as_it_was(tmp_path: Path, data_dir: Path) -> None:
+    asked = {"data_dir": data_dir, "batch_size": np.int64(50), "validation_images": 7, "seed": 3, "verify_data": False}
+    trainer = make_trainer(max_epochs=0)
+    trainer.fit(LitMNIST(), MNISTDataModule(**asked))  # type: ignore[arg-type]  # of NumPy's
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = MNISTDataModule.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, seed=4)
+    assert {name: getattr(loaded, name) for name in asked} == asked | {"data_dir": str(data_dir), "seed": 4}
