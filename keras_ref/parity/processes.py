@@ -130,7 +130,7 @@ def answer(side: Side, connection: Connection, log: str) -> None:
         except Exception as error:  # of a candidate, whatever it may be; the traceback goes to the log
             traceback.print_exc()
             sys.stderr.flush()
-            connection.send(f"{type(error).__name__}: {' '.join(str(error).split())} ({_where(error)})")
+            connection.send(in_a_line(error))
         else:
             connection.send(None)
         gc.collect()  # a Trainer and its module refer to one another
@@ -140,6 +140,14 @@ def last_line(log: Path) -> str:
     """Return the last line that a process printed."""
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("lit_mnist.errors.InputError: ") if lines else "it said nothing"
+
+
+def in_a_line(error: Exception) -> str:
+    """Return what went wrong, in which line of a candidate; and what to do, if a comparison asks for it on purpose."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())} ({_where(error)})"
+    if "Expected more than 1 value per channel" in text:  # torch's batch normalisation
+        text += "; a comparison has a batch of one example, which lit_mnist.porting.KerasBatchNorm takes as Keras does"
+    return text
 
 
 def _where(error: Exception) -> str:

@@ -247,6 +247,15 @@ def test_a_process_that_fails_is_an_error_not_a_verdict(
     assert set(multiprocessing.active_children()) <= before  # nobody stays behind
 
 
+def test_a_batch_of_one_example_that_torch_refuses_is_explained() -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value") as refused:
+        torch.nn.BatchNorm1d(8)(torch.zeros(1, 8))
+    text = processes.in_a_line(refused.value)
+    assert text.startswith("ValueError: Expected more than 1 value per channel when training")
+    assert "(test_parity.py, line " in text
+    assert text.endswith("one example, which lit_mnist.porting.KerasBatchNorm takes as Keras does")
+
+
 def test_what_is_wanted_later_is_done_meanwhile_and_its_failure_is_that_of_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
