@@ -80,22 +80,33 @@ class MNISTDataModule(L.LightningDataModule):
         self.save_hyperparameters({"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain)
 
     def setup(self, stage: str | None = None) -> None:
-        asked = (self.data_dir, self.verify_data, self.validation_images, self.seed)
-        if asked != getattr(self, "_served", None):  # Lightning asks before each of fit, test and predict
-            self._read(asked)
+        if not self._is_set_up():  # Lightning asks before each of fit, test and predict
+            self._read()
+        self.train, self.test, self.sha256 = self._files  # as they were read, whatever a subclass has made of them
         if stage == "fit" and self.trainer is not None:
             # Not in train_dataloader: after an error there, Lightning (2.6.6) leaves torch's DataLoader patched.
             self.check_batches(self.trainer.world_size)
 
-    def _read(self, asked: tuple[Any, ...]) -> None:
-        train, self.test, self.sha256 = read_files(self.data_dir, self.verify_data)
-        labels = train.tensors[1].numpy()
+    def _is_set_up(self) -> bool:
+        return getattr(self, "_served", None) == self._asked()
+
+    def _asked(self) -> tuple[Any, ...]:
+        return self.data_dir, self.verify_data, self.validation_images, self.seed
+
+    def _set_up(self) -> None:
+        """Set up outside of a Trainer, which has done it; not twice: a subclass may have changed what was read."""
+        if not self._is_set_up():
+            self.setup(None)
+
+    def _read(self) -> None:
+        read = read_files(self.data_dir, self.verify_data)
+        labels = read.train.tensors[1].numpy()
         if self.validation_images >= len(labels):
             raise InputError(
                 f"there are {len(labels)} training images; at least one must be left to train on",
                 validation_images=self.validation_images,
             )
-        self.train, self._served = train, asked
+        self._files, self._served = read, self._asked()
         self.validation_indices = stratified_sample(labels, self.validation_images, self.seed)
         self.train_indices = np.setdiff1d(np.arange(len(labels)), self.validation_indices)
 
@@ -166,7 +177,7 @@ class MNISTDataModule(L.LightningDataModule):
         return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size)
 
     def train_dataloader(self) -> DataLoader:
-        self.setup()  # by the Trainer it was called
+        self._set_up()
         trainer = self.trainer
         order: Order = partial(self.training_order, world_size=1 if trainer is None else trainer.world_size)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]  # the Trainer's argument
@@ -174,13 +185,13 @@ class MNISTDataModule(L.LightningDataModule):
         return self._loader(self.train, order)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        self.setup()
+        self._set_up()
         if self.validation_images == 0:
             return []
         return self._loader(self.train, self.validation_order)
 
     def test_dataloader(self) -> DataLoader:
-        self.setup()
+        self._set_up()
         return self._loader(self.test, self.test_order)
 
     def predict_dataloader(self) -> DataLoader:
@@ -353,9 +364,11 @@ def _first_epoch(order: Order, epoch: int) -> Sequence[np.ndarray]:
 
 def _as_array(value: Any) -> np.ndarray:
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError):  # no numbers, or lists of different lengths
         return np.array(None)
+    # torch takes bytes for a mask, and no other whole numbers than int64 and int32 for indices.
+    return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
 
 def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:

@@ -149,7 +149,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{row['class']:>5}  {share(row['precision']):>9}  {share(row['recall'])}  {row['images']:>6}  "
             f"{counted[:12].rjust(12)}{counted[12:]}"
         )
-    lines += ["", "Hardest digits (number of the test image, from 0):"]
+    lines += ["", "Hardest digits, the least probable class first (number of the test image, from 0):"]
     lines += [
         f"  {one['image']:>5}  a {one['label']}, taken for {one['predicted']} with {percent(one['probability'])}"
         for one in figures["hardest"]

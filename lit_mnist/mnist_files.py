@@ -107,6 +107,9 @@ def _parse(path: Path, content: bytes, images: bool) -> Tensor:
     if len(content) < start:
         raise InputError(f"{path}: holds {len(content)} bytes, too few for an IDX header; delete or replace it")
     first, *lengths = struct.unpack_from(f">{1 + dimensions}I", content)
+    kinds = {2051: "images", 2049: "labels"}
+    if first != magic and first in kinds:
+        raise InputError(f"{path}: holds {kinds[first]}; expected a file of {kinds[magic]}")
     if first != magic:
         raise InputError(f"{path}: begins with the number {first}, expected {magic}; delete or replace it")
     if len(content) != start + math.prod(lengths):

@@ -328,7 +328,7 @@ class KerasAdam(torch.optim.Optimizer):
         """Return what all gradients are multiplied with, [], so that their common norm is `global_clipnorm` at most."""
         if (limit := self.param_groups[0]["global_clipnorm"]) is None:
             return None
-        squares = torch.stack([(gradient**2).sum() for gradient in gradients])
+        squares = torch.stack([(gradient**2).sum().to(gradients[0].device) for gradient in gradients])
         norm = squares.sum().sqrt()
         # Of a norm that is not finite it is NaN.
         return limit * torch.minimum(1 / norm, torch.full_like(norm, 1 / limit)) + (norm - norm)

@@ -44,6 +44,8 @@ def predict(images: list[str], ckpt_path: str | None = None, json: bool = False,
         raise InputError("an empty name; name image files or folders (. is the working directory)")
     path = find_checkpoint(ckpt_path)
     check_picture(plot)
+    if ckpt_path is None:
+        print(f"With {path}", file=sys.stderr)
 
     import numpy as np
 
@@ -71,10 +73,15 @@ def predict(images: list[str], ckpt_path: str | None = None, json: bool = False,
     if plot and seen:
         from lit_mnist.runs.figures import predictions, write_figure
 
-        titles = [f"{Path(row['file']).name[-18:]}\n{row['label']}: {percent(row['probability'])}" for row in found]
+        titles = [f"{cut(Path(row['file']).name)}\n{row['label']}: {percent(row['probability'])}" for row in found]
         pictures, probabilities = (np.stack(part) for part in zip(*seen, strict=True))
         write_figure(Path(plot), predictions(pictures, titles, probabilities))
     return 2 if unusable else 0
+
+
+def cut(name: str, most: int = 18) -> str:
+    """Return the end of a long name, which is where those of one folder differ."""
+    return name if len(name) <= most else f"\N{HORIZONTAL ELLIPSIS}{name[1 - most :]}"
 
 
 def expand(images: list[str]) -> Iterator[Path]:

@@ -358,3 +358,32 @@ def test_a_data_module_is_loaded_from_a_checkpoint_as_it_was(tmp_path: Path, dat
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     loaded = MNISTDataModule.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, seed=4)
     assert {name: getattr(loaded, name) for name in asked} == asked | {"data_dir": str(data_dir), "seed": 4}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_an_order_may_be_in_any_whole_numbers(dtype: str, data_dir: Path) -> None:
+    """torch takes bytes for a mask."""
+    order = [np.array([1, 0, 1, 5], dtype), np.array([2, 3])]
+    data = MNISTDataModule(data_dir, order=lambda epoch: order)
+    images, labels = next(iter(data.train_dataloader()))
+    assert torch.equal(labels, data.train.tensors[1][[1, 0, 1, 5]])
+    assert len(images) == 4
+
+
+def test_what_a_subclass_makes_of_the_images_is_made_once(data_dir: Path) -> None:
+    class Inverted(MNISTDataModule):
+        def setup(self, stage: str) -> None:  # type: ignore[override]  # as Lightning's own class has it
+            super().setup(stage)
+            self.train, self.test = (TensorDataset(255 - x, y) for x, y in (self.train.tensors, self.test.tensors))
+
+    plain, data = MNISTDataModule(data_dir, validation_images=10), Inverted(data_dir, validation_images=10)
+    plain.setup()
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1)
+    trainer.fit(LitMNIST(), data)
+    trainer.test(LitMNIST(), data, verbose=False)
+    for own, read in ((data.train, plain.train), (data.test, plain.test)):
+        assert torch.equal(own.tensors[0], 255 - read.tensors[0])
+    alone = Inverted(data_dir, validation_images=10)
+    for _ in range(2):
+        alone.train_dataloader(), alone.val_dataloader()
+        assert torch.equal(alone.train.tensors[0], data.train.tensors[0])

@@ -12,6 +12,7 @@ from rich.console import Console
 from trainers import make_trainer
 
 from lit_mnist import LitMNIST, MNISTDataModule
+from lit_mnist.errors import InputError
 from lit_mnist.module import Averages
 from lit_mnist.runs.progress import EpochResults
 
@@ -117,3 +118,67 @@ def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
     del saved["hyper_parameters"]["fused"]  # as of a release that had none
     torch.save(saved, tmp_path / "earlier.ckpt")
     assert LitMNIST.load_from_checkpoint(tmp_path / "earlier.ckpt", weights_only=True).hparams["fused"]
+
+
+class FoundAtTheEnd(L.Callback):
+    """What a callback finds of an epoch when it ends."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[float]] = {"train": [], "val": [], "test": []}
+
+    def find(self, stage: str, trainer: L.Trainer) -> None:
+        self.found[stage].append(float(trainer.callback_metrics[f"{stage}_loss"]))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.find("train", trainer)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.find("val", trainer)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.find("test", trainer)
+
+
+def test_a_callback_finds_the_figures_of_an_epoch_when_it_ends(data_dir: Path) -> None:
+    class Twice(LitMNIST):
+        ends = 0
+
+        def on_validation_epoch_end(self) -> None:
+            super().on_validation_epoch_end()
+            self.ends += 1
+
+    data, module, callback = MNISTDataModule(data_dir, validation_images=50), Twice(), FoundAtTheEnd()
+    trainer = make_trainer(callback, max_epochs=3, limit_train_batches=5)
+    logged: list[dict[str, float]] = []
+    trainer.callbacks.append(  # type: ignore[attr-defined]
+        L.pytorch.callbacks.LambdaCallback(
+            on_train_epoch_start=lambda trainer, _: logged.append(dict(trainer.callback_metrics))
+        )
+    )
+    trainer.fit(module, data)
+    logged.append(dict(trainer.callback_metrics))
+    for stage in ("train", "val"):
+        assert callback.found[stage][-3:] == [float(metrics[f"{stage}_loss"]) for metrics in logged[1:]]
+    assert module.ends == 3
+    (tested,) = trainer.test(module, data, verbose=False)
+    assert callback.found["test"] == [tested["test_loss"]]
+
+
+def test_a_subclass_gives_this_class_a_learning_rate_of_its_own(tmp_path: Path, data_dir: Path) -> None:
+    class Thousandth(LitMNIST):
+        def __init__(self, learning_rate: float = 1.0) -> None:
+            super().__init__(learning_rate / 1000)
+
+    module = Thousandth(2.0)
+    assert module.configure_optimizers().param_groups[0]["lr"] == 0.002
+    trainer = make_trainer(max_epochs=0)
+    trainer.fit(module, MNISTDataModule(data_dir))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    assert Thousandth.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True).learning_rate == 0.002
+
+
+def test_a_loss_that_the_method_would_hide_is_refused(data_dir: Path) -> None:
+    module = LitMNIST()
+    module.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.5)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"self\.loss is a module"):
+        make_trainer(max_epochs=1).fit(module, MNISTDataModule(data_dir))

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zlib
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +162,14 @@ def unusable_files(directory: Path, drawing: Image.Image) -> dict[str, str]:
     noise = np.random.default_rng(0).integers(100, 130, (200, 200)).astype(np.uint8)
     Image.fromarray(noise).save(directory / "noise.png")
     (directory / "folder").mkdir()
+    labels = "t10k-labels-idx1-ubyte.gz"
+    (directory / labels).write_bytes((files("lit_mnist") / "mnist" / labels).read_bytes())
     said = {name: says for name, (_, says) in content.items()}
     return said | {
         "blank.png": "nothing to be seen",
         "noise.png": "nothing stands out",
         "folder": "a folder without pictures",
+        labels: "holds labels; expected a file of images",
         "missing.png": "no such file",
         "x" * 300: "File name too long",
     }
