@@ -52,7 +52,7 @@ HINTS = (
         "activations/",
         "look at epsilon (Keras 1e-3, torch 1e-5), and whether evaluation mode is on: it normalises with the moving "
         "statistics",
-        ("BatchNormalization", "LayerNormalization"),
+        ("BatchNormalization", "LayerNormalization", "GroupNormalization"),
     ),
     Hint(
         "activations/|training/",
@@ -80,7 +80,8 @@ HINTS = (
     Hint(
         "loss",
         "look at regularisation (Keras adds l2 * sum(w^2) of the kernels named, without a half, to the loss), at the "
-        "reduction, and at shapes: targets [N] against predictions [N, 1] make a matrix of all pairs",
+        "reduction, at shapes (targets [N] against predictions [N, 1] make a matrix of all pairs), and at what the "
+        "loss itself is given: delta, label smoothing, logits, sample weights",
         rungs=(6,),
     ),
     Hint(
@@ -119,13 +120,19 @@ def hint(verdict: Verdict, model: Mapping[str, Any] | None = None) -> str:
         return MISSING
     if model is not None:
         kinds = kinds_of(what, model)
-        for one in HINTS:
-            fits = re.search(one.what, what) and verdict.rung.number in one.rungs
-            if fits and (not one.kinds or kinds & set(one.kinds)):
-                added = regularisers(model) if verdict.rung.name == "loss" else []
-                return f"{one.text}; Keras adds {', '.join(added)}" if added else one.text
+        fitting = (
+            one.text
+            for one in HINTS
+            if re.search(one.what, what)
+            and verdict.rung.number in one.rungs
+            and (not one.kinds or kinds & set(one.kinds))
+        )
+        text = next(fitting, verdict.rung.hint)
+        if verdict.rung.name == "loss" and (added := regularisers(model)):
+            text += f"; Keras adds {', '.join(added)}"
         if verdict.rung.trainings and (unseen := between(verdict, model)):
-            return f"{verdict.rung.hint}; between it and what agrees Keras has {', '.join(unseen)}"
+            text += f"; between it and what agrees Keras has {', '.join(unseen)}"
+        return text
     return verdict.rung.hint
 
 

@@ -91,11 +91,15 @@ def lecun_normal_(weight: Tensor) -> Tensor:
 def keras_defaults_(module: nn.Module) -> None:
     """Draw the weights of one layer as the Keras layer of its kind does by default: `model.apply(keras_defaults_)`.
 
-    Linear layers and convolutions get Glorot uniform kernels and biases of zero, embeddings +-0.05, PReLU zero.
+    Linear layers and convolutions get Glorot uniform kernels and biases of zero, embeddings +-0.05, PReLU zero. A
+    convolution with as many groups as channels is taken for the depthwise one of Keras, also of a `SeparableConv2D`.
     `KerasLSTM` and `KerasGRU` are made with theirs; other layers are left as they are.
     """
     if isinstance(module, WITH_KERNEL):
-        glorot_uniform_(module.weight)
+        weight = module.weight.detach()
+        if not isinstance(module, nn.Linear) and module.groups == module.in_channels > 1:
+            weight = weight.view(-1, module.in_channels, *weight.shape[2:])  # for Keras' fans
+        glorot_uniform_(weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):

@@ -36,6 +36,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     **{f"SeparableConv{rank}D": ("Sequential",) for rank in (1, 2)},
     "BatchNormalization": ("_BatchNorm", "KerasBatchNorm"),
     "LayerNormalization": ("LayerNorm",),
+    "GroupNormalization": ("GroupNorm",),
     "Embedding": ("Embedding",),
     "PReLU": ("PReLU",),
     "LSTM": ("LSTM",),
@@ -207,7 +208,7 @@ def slots_of(layer: Layer, path: str, module: nn.Module, before: Order) -> list[
         except KeyError as error:
             raise InputError(
                 f"layer {layer['name']} ({layer['class']}): its weight {name} has no known place in a "
-                f"{type(module).__name__}; give the candidate from_keras and to_keras (lit_mnist/trace/candidate.py)"
+                f"{type(module).__name__}; give the candidate from_keras and to_keras (lit_mnist/trace/mapped.py)"
             ) from error
         for tensor in tensors:
             if tensor_at(module, tensor) is None:
@@ -235,6 +236,7 @@ VECTORS = {
         "moving_variance": "running_var",
     },
     "LayerNormalization": {"gamma": "weight", "beta": "bias"},
+    "GroupNormalization": {"gamma": "weight", "beta": "bias"},
     **{kind: {"bias": "bias"} for kind in ("Dense", *CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE)},
 }
 

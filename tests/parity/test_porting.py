@@ -1,5 +1,6 @@
 """The classes of `lit_mnist.porting` against Keras, in float64."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -303,11 +304,14 @@ def test_start_weights_are_of_the_distribution_of_keras(name: str, theirs: Array
 def test_defaults_are_drawn_by_kind_of_layer(theirs: Arrays) -> None:
     torch.manual_seed(0)
     embedding, conv, prelu = nn.Embedding(200, 30), nn.Conv2d(20, 40, 3), nn.PReLU()
-    nn.Sequential(embedding, conv, prelu, nn.ReLU()).apply(porting.keras_defaults_)
+    depthwise, grouped = nn.Conv2d(20, 20 * 40, 3, groups=20), nn.Conv2d(20, 40, 3, groups=2)
+    nn.Sequential(embedding, conv, prelu, nn.ReLU(), depthwise, grouped).apply(porting.keras_defaults_)
     assert alike(embedding.weight.detach().numpy(), theirs["initializers/Embedding"])
     assert alike(porting.KerasEmbedding(200, 30).weight.detach().numpy(), theirs["initializers/Embedding"])
     reference = np.moveaxis(theirs["initializers/GlorotUniform"], (-1, -2), (0, 1))
     assert alike(conv.weight.detach().numpy(), reference)
+    assert alike(depthwise.weight.detach().reshape(40, 20, 3, 3).numpy(), reference)  # Keras' kernel is [3, 3, 20, 40]
+    assert float(grouped.weight.abs().max()) == pytest.approx(math.sqrt(6 / (9 * 10 + 9 * 40)), rel=0.01)
     assert not conv.bias.any()
     assert prelu.weight == 0
 

@@ -31,6 +31,7 @@ def sequences() -> keras.Model:
             keras.Input((9,), dtype="int32"),
             layers.Embedding(11, 5, name="embedding"),
             layers.Conv1D(6, 3, activation="relu", name="conv"),
+            layers.GroupNormalization(3, name="groups"),
             layers.LayerNormalization(name="norm"),
             layers.GRU(4, return_sequences=True, name="gru"),
             layers.LSTM(3, name="lstm"),

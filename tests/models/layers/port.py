@@ -56,13 +56,14 @@ class Sequences(L.LightningModule):
         super().__init__()
         self.embedding = KerasEmbedding(11, 5)
         self.conv = nn.Conv1d(5, 6, 3)
+        self.groups = nn.GroupNorm(3, 6, eps=1e-3)
         self.norm = nn.LayerNorm(6, eps=1e-3)
         self.gru = KerasGRU(6, 4)
         self.lstm = KerasLSTM(4, 3)
         self.output = nn.Linear(3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv(self.embedding(x).transpose(1, 2))).transpose(1, 2)
+        x = self.groups(F.relu(self.conv(self.embedding(x).transpose(1, 2)))).transpose(1, 2)
         outputs, _ = self.lstm(self.gru(self.norm(x))[0])
         return self.output(outputs[:, -1])
 
