@@ -311,7 +311,7 @@ def test_defaults_are_drawn_by_kind_of_layer(theirs: Arrays) -> None:
     reference = np.moveaxis(theirs["initializers/GlorotUniform"], (-1, -2), (0, 1))
     assert alike(conv.weight.detach().numpy(), reference)
     assert alike(depthwise.weight.detach().reshape(40, 20, 3, 3).numpy(), reference)  # Keras' kernel is [3, 3, 20, 40]
-    assert float(grouped.weight.abs().max()) == pytest.approx(math.sqrt(6 / (9 * 10 + 9 * 40)), rel=0.01)
+    assert float(grouped.weight.detach().abs().max()) == pytest.approx(math.sqrt(6 / (9 * 10 + 9 * 40)), rel=0.01)
     assert not conv.bias.any()
     assert prelu.weight == 0
 
