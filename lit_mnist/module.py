@@ -1,6 +1,6 @@
 """The LightningModule: loss, metrics, optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -120,7 +120,7 @@ class LitMNIST(L.LightningModule):
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         sanity = self.trainer.sanity_checking
         batches = self.trainer.num_sanity_val_batches if sanity else self.trainer.num_val_batches
-        if (dataloader_idx, batch_idx) == (len(batches) - 1, batches[-1] - 1):
+        if _is_last(batch_idx, dataloader_idx, batches):
             self._log_evaluation("val")
 
     def on_validation_epoch_end(self) -> None:
@@ -130,8 +130,7 @@ class LitMNIST(L.LightningModule):
         self.evaluation_averages.clear()
 
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        batches = self.trainer.num_test_batches
-        if (dataloader_idx, batch_idx) == (len(batches) - 1, batches[-1] - 1):
+        if _is_last(batch_idx, dataloader_idx, self.trainer.num_test_batches):
             self._log_evaluation("test")
 
     def on_test_epoch_end(self) -> None:
@@ -241,6 +240,11 @@ class Averages:
         """Return the running loss and accuracy; it waits for the device."""
         loss, correct, images = self.sums.tolist()
         return {"loss": loss / images, "accuracy": correct / images} if images else {}
+
+
+def _is_last(batch_idx: int, loader: int, batches: Sequence[float]) -> bool:
+    """Say whether a batch is the last of the last loader; `batches` has the number of each loader's."""
+    return (loader, batch_idx) == (len(batches) - 1, batches[-1] - 1)
 
 
 def _wide(x: Tensor) -> Tensor:

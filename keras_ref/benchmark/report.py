@@ -144,8 +144,9 @@ TARGET_TITLES = ("target", "must", "try for", "measured", "holds")
 def tables(findings: Mapping[str, Any]) -> list[Table]:
     """Return the tables for the terminal: the contestants, the targets, where a step goes."""
     shown = []
-    step = findings["step"] | {name: findings["floor"][name] for name in findings["floor"] if name == "floor"}
-    parts = [[name, in_words(spread)] for name, spread in step.items()]
+    parts = [[name, in_words(spread)] for name, spread in findings["step"].items()]
+    if findings["floor"]:  # not on a GPU
+        parts.append(["floor", in_words(findings["floor"]["floor"])])
     for titles, rows in (
         (CONTESTANT_TITLES, contestant_rows(findings)),
         (TARGET_TITLES, target_rows(findings)),
