@@ -137,21 +137,32 @@ def contestant_rows(findings: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def step_rows(findings: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the table of a step of ours: each part and the floor, in milliseconds."""
+    rows = [[name, in_words(spread)] for name, spread in findings["step"].items()]
+    if findings["floor"]:  # not on a GPU
+        rows.append(["floor", in_words(findings["floor"]["floor"])])
+    return rows
+
+
 CONTESTANT_TITLES = ("ours divided by", *COLUMNS, "test accuracy")
 TARGET_TITLES = ("target", "must", "try for", "measured", "holds")
+STEP_TITLES = ("a step of ours", "ms")
+
+
+def titles_and_rows(findings: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[list[str]]]]:
+    """Return the three tables: the contestants, the targets, where a step goes."""
+    return [
+        (CONTESTANT_TITLES, contestant_rows(findings)),
+        (TARGET_TITLES, target_rows(findings)),
+        (STEP_TITLES, step_rows(findings)),
+    ]
 
 
 def tables(findings: Mapping[str, Any]) -> list[Table]:
-    """Return the tables for the terminal: the contestants, the targets, where a step goes."""
+    """Return them for the terminal."""
     shown = []
-    parts = [[name, in_words(spread)] for name, spread in findings["step"].items()]
-    if findings["floor"]:  # not on a GPU
-        parts.append(["floor", in_words(findings["floor"]["floor"])])
-    for titles, rows in (
-        (CONTESTANT_TITLES, contestant_rows(findings)),
-        (TARGET_TITLES, target_rows(findings)),
-        (("a step of ours", "ms"), parts),
-    ):
+    for titles, rows in titles_and_rows(findings):
         table = Table(*titles)
         for cells in rows:
             table.add_row(*cells)
@@ -160,9 +171,8 @@ def tables(findings: Mapping[str, Any]) -> list[Table]:
 
 
 def markdown(findings: Mapping[str, Any]) -> str:
-    """Return the tables of contestants and targets for a README."""
-    parts = [(CONTESTANT_TITLES, contestant_rows(findings)), (TARGET_TITLES, target_rows(findings))]
-    return "\n".join(table_in_markdown(titles, rows) for titles, rows in parts if rows)
+    """Return the same tables for a README."""
+    return "\n".join(table_in_markdown(titles, rows) for titles, rows in titles_and_rows(findings) if rows)
 
 
 def table_in_markdown(titles: tuple[str, ...], rows: list[list[str]]) -> str:

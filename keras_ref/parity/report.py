@@ -19,7 +19,7 @@ from keras_ref.parity.checks import STATES, over_seeds
 from keras_ref.parity.comparisons import largest_difference, relative_error
 from keras_ref.parity.display import mapping_lines
 from keras_ref.parity.pitfalls import PITFALLS, MutantResult
-from keras_ref.parity.recorded import accuracy_lost
+from keras_ref.parity.recorded import accuracy_lost, cost
 from keras_ref.parity.rungs import Verdict
 from keras_ref.parity.sides import Sides
 from keras_ref.parity.tolerances import FLOAT64
@@ -200,7 +200,7 @@ def distribution(sides: Sides) -> dict[str, Any] | None:
 
 def mutant(one: MutantResult) -> dict[str, Any]:
     """Say where a mutant was stopped, and what its mistake costs as far as it was recorded."""
-    pitfall = PITFALLS[one.name]
+    pitfall, lost = PITFALLS[one.name], accuracy_lost(one.name)
     return {
         "name": one.name,
         "mistake": pitfall.mistake,
@@ -210,7 +210,8 @@ def mutant(one: MutantResult) -> dict[str, Any]:
         "what": one.what,
         "difference": number(one.difference),
         "as_predicted": one.as_predicted,
-        "accuracy_lost": number(accuracy_lost(one.name)),
+        "accuracy_lost": number(lost[0]) if lost else None,
+        "cost": cost(one.name),
     }
 
 

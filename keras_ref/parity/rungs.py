@@ -209,7 +209,7 @@ LIST = (
     Rung(
         11,
         "distribution",
-        "test results over seeds: 90 % interval of the difference of means",
+        "test results over seeds: 90 % interval of the difference of means; their spread",
         checks.distribution,
         "too few trainings cannot show what is equal to be so: 20 or more can; if it stays, look at the order of the "
         "examples and the start weights: given batches agree, trainings of its own do not",

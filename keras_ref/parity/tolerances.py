@@ -47,3 +47,6 @@ MARGINS = {"test_accuracy": 0.0025, "test_loss": 0.010}
 # Of another model: the same, in standard deviations of a run of Keras. With 20 trainings a side, equal means pass in 99
 # cases of 100, and means that are a margin apart in 5.
 MARGIN_IN_SPREADS = 1.4
+
+# Rung 11, too: the probability with which equal spreads are taken for different ones.
+SPREAD_LEVEL = 0.001

@@ -58,6 +58,43 @@ def test_a_port_at_the_margin_passes_in_one_case_of_twenty() -> None:
     assert 0.02 < passed < 0.09
 
 
+def spreads_hold(ours: Arrays, theirs: Arrays) -> list[bool]:
+    return [one.holds for one in checks.equal_spreads(ours, theirs, MARGINS)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        (draw(0, runs=50), True),
+        (draw(0, spread=1.5), True),
+        (draw(0, spread=4), False),
+        ({name: np.full(20, values[0]) for name, values in draw(0).items()}, False),  # it seeds itself: one training
+        ({"test_accuracy": np.full(20, np.nan), "test_loss": np.full(20, np.nan)}, False),
+    ],
+)
+def test_a_spread_that_differs_does_not_hold(ours: Arrays, expected: bool) -> None:
+    assert spreads_hold(ours, draw(1, runs=50)) == [expected, expected]
+
+
+def test_rung_11_stops_a_port_that_seeds_itself(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = {name: np.full(20, np.median(recorded()["port"][name])) for name in MARGINS}
+    monkeypatch.setattr(sides, "results", lambda side, seeds: once)
+    (verdict,) = climb(sides, [11])
+    assert not verdict.holds
+    assert verdict.shown.what == "spread of test accuracy over seeds: 0 times that of Keras"
+
+
+def test_spreads_of_none_on_both_sides_are_equal() -> None:
+    constant = {name: np.full(20, values[0]) for name, values in draw(0).items()}
+    assert spreads_hold(constant, constant) == [True, True]
+    assert spreads_hold(draw(0), constant) == [False, False]
+
+
+def test_equal_spreads_are_taken_for_different_ones_in_one_case_of_a_thousand() -> None:
+    passed = [all(spreads_hold(draw(i), draw(i + 10_000, runs=50))) for i in range(500)]
+    assert np.mean(passed) > 0.99
+
+
 def test_power_is_what_drawing_at_random_gives() -> None:
     margin, spread = 0.0025, 0.0025
     passed = [holds(draw(i, spread=2.5), draw(i + 10_000, spread=2.5))[0] for i in range(500)]
@@ -70,6 +107,7 @@ def test_the_recorded_runs_are_at_least_20_of_keras_and_as_many_of_the_port() ->
             assert len(recorded()[side][name]) >= 20
             assert len(set(recorded()[side][name])) > 10  # not one run copied
     assert holds(recorded()["port"], recorded()["keras"]) == [True, True]
+    assert spreads_hold(recorded()["port"], recorded()["keras"]) == [True, True]
 
 
 def test_a_recording_that_was_stopped_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
