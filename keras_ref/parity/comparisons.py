@@ -122,17 +122,18 @@ def near_either(name: str, ours: np.ndarray | None, theirs: np.ndarray, unrounde
     apart /= size
     if apart > FLOAT64:
         own = largest_difference(theirs, unrounded)[0] / size
-        if own > FLOAT64 and apart <= 2 * own:
-            return Comparison(f"{name}{where}", apart, 2 * own, OWN_ROUNDING)
+        allowed = 2 * own if own > FLOAT64 else FLOAT64
+        if apart <= allowed:
+            return Comparison(f"{name}{where}", apart, allowed, OWN_ROUNDING)
         if ours is not None and ours.shape == theirs.shape and theirs.ndim == 1 and where.startswith("["):
-            apart, where = first_difference(ours / size, unrounded / size)  # of steps, the first tells more
+            apart, where = first_difference(ours / size, unrounded / size, allowed)  # of steps, the first tells more
     return Comparison(f"{name}{where}", apart, FLOAT64, "unrounded")
 
 
-def first_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
+def first_difference(ours: np.ndarray, theirs: np.ndarray, allowed: float = FLOAT64) -> tuple[float, str]:
     """Return the first difference beyond what is allowed, and where it is, of arrays [S] that have one."""
     apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    first = int(np.argmax(~(apart <= FLOAT64)))
+    first = int(np.argmax(~(apart <= allowed)))
     return float(np.nan_to_num(apart[first], nan=np.inf)), f"[{first}]"
 
 
