@@ -38,8 +38,8 @@ class MNISTDataModule(L.LightningDataModule):
         seed: decides the order of the images and which are held out, >= 0.
         verify_data: insist on MNIST's own files, by digest; False accepts other data in the same format.
         order: of the training images, in place of `train_order`: a function from the number of an epoch, from 0, to its
-            batches, arrays of indices of training images; as many in each epoch. `load_from_checkpoint` takes it
-            anew, since no checkpoint holds it.
+            batches, arrays of indices of training images; as many in each epoch, and for an epoch the same each time:
+            each device asks for itself. `load_from_checkpoint` takes it anew, since no checkpoint holds it.
 
     Outside of a Trainer its loaders give the same batches as bytes and classes.
 
@@ -132,10 +132,13 @@ class MNISTDataModule(L.LightningDataModule):
         """Return the batches of an epoch that are trained on, those of `order`.
 
         Raises:
-            InputError: if they are no batches of training images, or one does not divide among the devices.
+            InputError: if they are no batches of training images, one does not divide among the devices, or each device
+                would draw others.
         """
         given = self.order(epoch)
-        batches = list(map(_as_array, given)) if isinstance(given, Iterable) else []
+        batches = (
+            list(map(_as_array, given)) if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else []
+        )
         found = _described(given if isinstance(given, Sequence) or not batches else batches)
         valid = bool(batches) and all(batch.ndim == 1 and batch.size and batch.dtype.kind in "iu" for batch in batches)
         if valid:
@@ -155,6 +158,13 @@ class MNISTDataModule(L.LightningDataModule):
             if self.order == self.train_order:
                 raise InputError(f"{what}; choose another size, or one device", batch_size=self.batch_size)
             raise InputError(f"order({epoch}): {what}")
+        if world_size > 1 and self.order != self.train_order:
+            again = list(map(_as_array, self.order(epoch)))
+            if not (len(again) == len(batches) and all(map(np.array_equal, again, batches))):
+                raise InputError(
+                    f"order({epoch}) gives other batches when it is asked again, so each device would have its own; "
+                    "draw them with a generator of its own: np.random.default_rng([seed, epoch])"
+                )
         return batches
 
     def train_order(self, epoch: int) -> list[np.ndarray]:
@@ -323,11 +333,19 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
         sampler: which of them and when.
         trained: says how many batches of the epoch were trained on; None for all that were handed out.
         options: as of a DataLoader.
+
+    Raises:
+        InputError: if workers are to be persistent.
     """
 
     def __init__(
         self, dataset: Batches, sampler: Sampler[int], trained: Callable[[], int] | None = None, **options: Any
     ) -> None:
+        if options.get("persistent_workers"):
+            raise InputError(
+                "persistent_workers=True: a worker that stays would give the batches of its first epoch for ever; "
+                "leave it out"
+            )
         super().__init__(dataset, sampler=sampler, **options | {"batch_size": None})
         self.batches = dataset
         self.trained = trained

@@ -29,7 +29,8 @@ LARGEST_PICTURE = 80_000_000  # pixels, which are looked at before any is unpack
 WORKING_SIDE = 320  # pixels: larger pictures are shrunk to the area of this square before the digit is looked for
 WIDEST_STROKES = (0.08, 0.15, 0.25, 0.4)  # of the shorter side of a picture: what is wider belongs to the sheet
 SMALLEST_WINDOW = 7  # pixels, that can tell strokes from the sheet
-LEAST_CONTRAST = 0.05  # of ink and sheet; less is an empty sheet
+LEAST_CONTRAST = 0.05  # of ink and sheet, as a share of the sheet's brightness; less is an empty sheet
+LEAST_DIFFERENCE = 0.08  # of ink and sheet, as a share of the picture's range: near black, any light is much contrast
 LEAST_CONTRAST_TO_NOISE = 4.0  # noise alone has at most 3.5 (uniform; Gaussian 2.8), digits of UCI at least 4.9
 LEAST_SHARE = 0.1  # of all that stands out: of noise, no piece has it
 FULL = 0.75  # quantile of the ink of a digit that counts as full: of a soft line, only the middle is
@@ -85,9 +86,10 @@ def read_picture(path: Path) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: more than {LARGEST_PICTURE:,} pixels; shrink it or cut the digit out") from error
     except Exception as error:  # whatever the decoders come upon in a torn or forged file, the file is what is wrong
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())[:200]
-        expected = "expected a PNG, JPEG, GIF, BMP, TIFF or WebP file"
-        raise InputError(f"{path}: {reason or type(error).__name__}; {expected}") from error
+        if isinstance(error, UnidentifiedImageError):
+            raise InputError(f"{path}: no image; expected a PNG, JPEG, GIF, BMP, TIFF or WebP file") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: damaged ({reason}); get it again, or save it anew") from error
 
 
 def to_grey(image: Image.Image) -> np.ndarray:
@@ -126,7 +128,8 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     low, high = min(grey.min(), 0), max(grey.max(), 0)
     grey = (grey - low) / (high - low or 1)
     sizes = [math.ceil(share * min(grey.shape)) // 2 * 2 + 1 for share in WIDEST_STROKES]
-    for size, ink in zip(sizes, _contrasts(grey, sizes), strict=True):
+    for size, contrast in zip(sizes, _contrasts(grey, sizes), strict=True):
+        ink, brightness = contrast
         marked = ink > _otsu(ink)
         if not marked.any() or marked.all():
             continue
@@ -139,7 +142,9 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     middle, noise = _middle(sheet)
     full = np.quantile(ink[digit], FULL)
     clear = (
-        ink[digit].mean() - sheet.mean() >= LEAST_CONTRAST_TO_NOISE * sheet.std() and full - middle >= LEAST_CONTRAST
+        ink[digit].mean() - sheet.mean() >= LEAST_CONTRAST_TO_NOISE * sheet.std()
+        and full - middle >= LEAST_CONTRAST
+        and np.quantile((ink * brightness)[digit], FULL) >= LEAST_DIFFERENCE
     )
     if not clear or ink[digit].sum() < LEAST_SHARE * ink[marked].sum():
         raise InputError("nothing stands out; expected a picture of one digit, dark on light or light on dark")
@@ -201,8 +206,10 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float64)
 
 
-def _contrasts(grey: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
+def _contrasts(grey: np.ndarray, sizes: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Return how far each pixel in [0, 1] is from the sheet around it, as a share of its brightness, by size of stroke.
+
+    With it comes that brightness.
 
     For light ink the same is done to the negative. Dark ink leaves much more in the one than in the other once the size
     is that of its strokes, light ink the other way round. At larger sizes shadows and gaps between the digit and the
@@ -220,7 +227,8 @@ def _contrasts(grey: np.ndarray, sizes: list[int]) -> Iterator[np.ndarray]:
         grey, darker = 1 - grey, lighter
     for i, size in enumerate(sizes):
         ink = darker[i] if i < len(darker) else _closed(grey, size) - grey
-        yield ink / np.maximum(grey + ink, 1e-9)
+        brightness = np.maximum(grey + ink, 1e-9)
+        yield ink / brightness, brightness
 
 
 def _beyond_noise(x: np.ndarray) -> float:

@@ -205,7 +205,7 @@ class KerasAdam(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: if a gradient is complex, sparse in another way than that of an embedding, or sparse where
-                gradients are clipped.
+                gradients are clipped; or if a parameter has got another shape since the last step.
         """
         loss = None
         if closure is not None:
@@ -258,6 +258,9 @@ class KerasAdam(torch.optim.Optimizer):
         for name in STATE[: 3 if group["amsgrad"] else 2]:
             if name not in state:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            elif state[name].shape != parameter.shape:  # of which the kernel would read what lies behind its end
+                was, now = list(state[name].shape), list(parameter.shape)
+                raise RuntimeError(f"a parameter was {was} and is {now} now; make a new optimizer for it")
         return state
 
     def _alpha(self, parameter: Tensor, group: dict[str, Any]) -> float:
@@ -317,12 +320,17 @@ class KerasAdam(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, m, divisors, -self._alpha(parameters[0], group))
 
     def _update_averages(self, group: dict[str, Any]) -> None:
-        momentum = group["ema_momentum"] if group["t"] > 1 else 0.0
+        momentum = group["ema_momentum"]
         for parameter in group["params"]:
-            average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
-            average.mul_(momentum).add_(parameter * (1 - momentum))
+            if not parameter.requires_grad:
+                continue  # frozen, and no variable of Keras' optimizer
+            state = self.state[parameter]
+            if "average" in state:
+                state["average"].mul_(momentum).add_(parameter * (1 - momentum))
+            else:
+                state["average"] = parameter.clone()
             if group["ema_overwrite_frequency"] and group["t"] % group["ema_overwrite_frequency"] == 0:
-                parameter.copy_(average)
+                parameter.copy_(state["average"])
 
     def _global_scale(self, gradients: list[Tensor]) -> Tensor | None:
         """Return what all gradients are multiplied with, [], so that their common norm is `global_clipnorm` at most."""

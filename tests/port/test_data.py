@@ -387,3 +387,20 @@ def test_what_a_subclass_makes_of_the_images_is_made_once(data_dir: Path) -> Non
     for _ in range(2):
         alone.train_dataloader(), alone.val_dataloader()
         assert torch.equal(alone.train.tensors[0], data.train.tensors[0])
+
+
+def test_an_order_that_each_device_would_draw_anew_is_refused(data_dir: Path) -> None:
+    generator = np.random.default_rng(0)
+    data = MNISTDataModule(data_dir, order=lambda epoch: [generator.permutation(60)])
+    data.setup()
+    assert len(data.training_order(0)) == 1  # on one device it may
+    with pytest.raises(InputError, match="gives other batches when it is asked again"):
+        data.training_order(0, world_size=2)
+
+
+def test_workers_that_would_stay_in_the_first_epoch_are_refused(data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir)
+    data.setup()
+    batches = data.batches(data.train, data.order)
+    with pytest.raises(InputError, match="persistent_workers"):
+        ResumableLoader(batches, InOrder(batches), num_workers=1, persistent_workers=True)

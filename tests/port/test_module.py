@@ -140,14 +140,14 @@ class FoundAtTheEnd(L.Callback):
 
 
 def test_a_callback_finds_the_figures_of_an_epoch_when_it_ends(data_dir: Path) -> None:
-    class Twice(LitMNIST):
+    class Counting(LitMNIST):
         ends = 0
 
         def on_validation_epoch_end(self) -> None:
             super().on_validation_epoch_end()
             self.ends += 1
 
-    data, module, callback = MNISTDataModule(data_dir, validation_images=50), Twice(), FoundAtTheEnd()
+    data, module, callback = MNISTDataModule(data_dir, validation_images=50), Counting(), FoundAtTheEnd()
     trainer = make_trainer(callback, max_epochs=3, limit_train_batches=5)
     logged: list[dict[str, float]] = []
     trainer.callbacks.append(  # type: ignore[attr-defined]
@@ -182,3 +182,37 @@ def test_a_loss_that_the_method_would_hide_is_refused(data_dir: Path) -> None:
     module.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.5)  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"self\.loss is a module"):
         make_trainer(max_epochs=1).fit(module, MNISTDataModule(data_dir))
+
+
+def test_a_checkpoint_that_is_restored_before_an_epoch_leaves_its_averages_alone(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    """As a learning rate finder does that runs when an epoch begins."""
+
+    def restore(trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(tmp_path / "one.ckpt")
+            module.on_load_checkpoint(torch.load(tmp_path / "one.ckpt", weights_only=True))
+
+    batches = Batches()
+    restoring = L.pytorch.callbacks.LambdaCallback(on_train_epoch_start=restore)
+    trainer = make_trainer(batches, max_epochs=2, limit_train_batches=3, limit_val_batches=0)
+    trainer.callbacks.append(restoring)  # type: ignore[attr-defined]
+    trainer.fit(LitMNIST(), MNISTDataModule(data_dir))
+    assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(np.mean(batches.losses[3:]), rel=1e-6)
+
+
+def test_a_module_that_a_subclass_takes_is_no_argument_in_its_checkpoint(tmp_path: Path, data_dir: Path) -> None:
+    class Wrapping(LitMNIST):
+        def __init__(self, backbone: torch.nn.Module, learning_rate: float = 0.5) -> None:
+            super().__init__(learning_rate)
+            self.model = backbone  # type: ignore[assignment]
+
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    trainer.fit(Wrapping(backbone, 0.25), MNISTDataModule(data_dir))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    loaded = Wrapping.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, backbone=other)
+    assert loaded.learning_rate == 0.25
+    assert torch.equal(other[1].weight, backbone[1].weight)

@@ -378,6 +378,37 @@ def test_a_copied_optimizer_keeps_what_it_was_told() -> None:
     assert "average" in copied.state[other_w]
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("shape", [(20,), (5,), (10, 1)])
+def test_a_parameter_that_has_got_another_shape_is_refused(shape: tuple[int, ...], fused: bool) -> None:
+    w = torch.nn.Parameter(torch.ones(10))
+    optimizer = KerasAdam([w], fused=fused)
+    for size in ((10,), shape):
+        w.grad = None
+        w.data = torch.ones(size)
+        w.grad = torch.ones(size)
+        if size == (10,):
+            optimizer.step()
+    with pytest.raises(RuntimeError, match=r"a parameter was \[10\] and is .* now; make a new optimizer"):
+        optimizer.step()
+    assert torch.equal(w, torch.ones(shape))
+
+
+def test_averages_begin_with_the_weights_and_leave_frozen_ones_alone() -> None:
+    early, late = (torch.nn.Parameter(torch.full((3,), value)) for value in (1.0, 2.0))
+    frozen = torch.nn.Parameter(torch.linspace(0.1, 0.9, 100), requires_grad=False)  # which averaging would round
+    optimizer = KerasAdam([early, frozen], lr=0.0, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=1)
+    for step in range(6):
+        if step == 3:
+            optimizer.param_groups[0]["params"].append(late)
+        for parameter in (early, late):
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+    optimizer.overwrite_with_averages()
+    assert [parameter.unique().tolist() for parameter in (early, late)] == [[pytest.approx(1)], [pytest.approx(2)]]
+    assert torch.equal(frozen, torch.linspace(0.1, 0.9, 100))
+
+
 def test_names_are_needed_to_exclude_by_name() -> None:
     with pytest.raises(ValueError, match="named_parameters"):
         KerasAdam([start(torch.float32)]).exclude_from_weight_decay(var_names=["bias"])

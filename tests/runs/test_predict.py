@@ -127,6 +127,38 @@ def test_the_table_of_accuracies_says_what_is_measured() -> None:
         assert line in page
 
 
+def empty_sheet(lightest: float, darkest: float, noise: float, kind: str, inverted: bool = False) -> np.ndarray:
+    y, x = np.mgrid[0:1:400j, 0:1:300j]  # type: ignore[misc]  # a step of so many
+    shade = {"linear": x, "diagonal": (x + y) / 2, "radial": ((x - 0.5) ** 2 + (y - 0.5) ** 2) * 2}[kind]
+    sheet = lightest - (lightest - darkest) * shade + np.random.default_rng(0).normal(0, noise, x.shape)
+    return np.clip(np.round(255 - sheet if inverted else sheet), 0, 255)
+
+
+@pytest.mark.parametrize(
+    "sheet",
+    [
+        (250, 230, 3, "linear"),
+        (250, 230, 1, "diagonal"),
+        (250, 240, 0, "radial"),
+        (250, 190, 1, "radial"),
+        (250, 220, 1, "linear", True),
+    ],
+)
+def test_an_empty_sheet_in_uneven_light_is_empty(sheet: tuple[float, float, float, str]) -> None:
+    with pytest.raises(InputError, match=r"nothing stands out|nothing to be seen"):
+        preprocess(empty_sheet(*sheet))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_faint_digit_on_such_a_sheet_is_seen(drawing: Image.Image, inverted: bool) -> None:
+    ink = np.array(drawing.convert("L").resize((300, 400)), dtype=np.float64)
+    ink = abs(ink - ink[0, 0]) / 255
+    picture = empty_sheet(250, 230, 1, "linear", inverted) - (-30 if inverted else 30) * ink
+    found = preprocess(picture)[0, 0] > 128
+    expected = preprocess(255 * ink)[0, 0] > 128
+    assert (found & expected).sum() > 0.8 * (found | expected).sum()
+
+
 def png(width: int, height: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -174,6 +174,7 @@ INDICES = r"expected batches, each an array of indices of training images, 0 to 
     ("given", "says"),
     [
         (None, f"gave None; {INDICES}"),
+        (np.array(5), rf"gave int64 \[\]; {INDICES}"),
         ([], f"gave a list of 0; {INDICES}"),
         ([np.arange(0)], rf"gave a list of 1 \(int64 \[0\]\); {INDICES}"),
         (np.arange(3), rf"gave a list of 3 \(int64 \[\], int64 \[\], int64 \[\]\); {INDICES}"),
