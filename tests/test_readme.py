@@ -28,7 +28,7 @@ SHELL_LINES = [
 ]
 OUR_COMMANDS = sorted({part.strip() for line in SHELL_LINES for part in line.split("&&") if "python -m " in part})
 PYTHON_BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
-for continued in ("load_from_checkpoint", 'np.load("in.npz")'):  # such a block goes on from the one before it
+for continued in ('load_model("model.ckpt")', 'np.load("in.npz")'):  # such a block goes on from the one before it
     block = next(block for block in PYTHON_BLOCKS if continued in block)
     PYTHON_BLOCKS[PYTHON_BLOCKS.index(block) - 1] += block
     PYTHON_BLOCKS.remove(block)

@@ -110,6 +110,12 @@ def test_the_recorded_runs_are_at_least_20_of_keras_and_as_many_of_the_port() ->
     assert spreads_hold(recorded()["port"], recorded()["keras"]) == [True, True]
 
 
+@pytest.mark.parametrize("name", ["PixelsNotScaled", "PixelsNormalised"])
+def test_a_port_with_other_pixels_can_be_recorded(name: str, data_dir: Path) -> None:
+    results = train_as_documented(f"lit_mnist.mutants:{name}", str(data_dir), seed=0, epochs=0)
+    assert 0 < results["test_accuracy"] < 0.3
+
+
 def test_a_recording_that_was_stopped_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 
