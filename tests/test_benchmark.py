@@ -220,6 +220,7 @@ def test_the_smallest_benchmark(tmp_path: Path, command: Command) -> None:
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert [row["name"] for row in found["contestants"]] == ["ours", "tensorflow", "xla", "loop", "lightning"]
     assert found["flags"]["threads"] == 1
+    assert not {"output", "data_dir"} & found["flags"].keys()
     assert {"torch", "keras", "tensorflow"} <= found["versions"].keys()
     for name, training in found["rounds"][0]["trainings"].items():
         assert len(training["epochs"]) == 2, name

@@ -9,7 +9,13 @@ import pytest
 import yaml
 from conftest import Command
 
-from keras_ref.benchmark.report import CONTESTANT_TITLES, contestant_rows, table_in_markdown, titles_and_rows
+from keras_ref.benchmark.report import (
+    CONTESTANT_TITLES,
+    contestant_rows,
+    growth_markdown,
+    table_in_markdown,
+    titles_and_rows,
+)
 from keras_ref.parity.pitfalls import PITFALLS
 from keras_ref.parity.recorded import cost, recorded
 from keras_ref.parity.rungs import LIST
@@ -111,6 +117,12 @@ def test_the_tables_of_speed_say_what_was_measured() -> None:
     assert table_in_markdown(CONTESTANT_TITLES, contestant_rows(findings)) in README
     for titles, rows in titles_and_rows(findings):
         assert table_in_markdown(titles, rows) in (ROOT / "docs" / "speed.md").read_text(), titles
+
+
+def test_the_tables_of_growth_say_what_was_measured() -> None:
+    findings = json.loads((ROOT / "keras_ref" / "benchmark" / "growth.json").read_text())
+    for table in growth_markdown(findings).split("\n\n"):
+        assert table.strip() in (ROOT / "docs" / "speed.md").read_text()
 
 
 def test_the_table_of_pitfalls_says_what_was_recorded() -> None:

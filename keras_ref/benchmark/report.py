@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from keras_ref.benchmark.contestants import CONTESTANTS
 from keras_ref.benchmark.findings import EPOCHS
 from keras_ref.parity.report import processor
 from lit_mnist.errors import InputError
@@ -27,6 +28,9 @@ COLUMNS = {  # of the table of contestants: title, key
     "start and end": "no_training",
     "peak memory": "memory",
 }
+
+
+PLACES = ("data_dir", "output")  # flags that change no figure, and are no one else's business
 
 
 class Turns:
@@ -81,7 +85,7 @@ def made_by(flags: Mapping[str, Any]) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
     return {
         "command": command_line(flags),
-        "flags": dict(flags),
+        "flags": {name: value for name, value in flags.items() if name not in PLACES},
         "versions": there,
         "machine": {
             "system": platform.platform(),
@@ -95,7 +99,7 @@ def made_by(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def command_line(flags: Mapping[str, Any]) -> str:
     """Return the command that measures the same again; where data and report are is left to the reader."""
-    named = {name: value for name, value in flags.items() if value and name not in ("data_dir", "output", "only")}
+    named = {name: value for name, value in flags.items() if value and name not in (*PLACES, "only")}
     words = [f"--{name} {str(value).lower()}" for name, value in named.items()]
     if flags["only"]:
         words.append(f"--only [{','.join(flags['only'])}]")
@@ -225,6 +229,11 @@ GROWTH = {  # of each plot: what is varied, what is drawn, its key
 }
 
 
+def title(name: str) -> str:
+    """Return what a contestant is called in tables and pictures."""
+    return next(contestant.title for contestant in CONTESTANTS if contestant.name == name)
+
+
 def draw_growth(findings: Mapping[str, Any]) -> dict[str, Figure]:
     """Draw each way of growing: a figure each, by name."""
     figures = {}
@@ -236,10 +245,11 @@ def draw_growth(findings: Mapping[str, Any]) -> dict[str, Figure]:
             for name, colour in (("ours", VALIDATION), ("tensorflow", TRAIN)):
                 own = [point for point in points if point["name"] == name]
                 if own:
-                    label = "lit_mnist.train" if name == "ours" else "Keras on TensorFlow"
                     values = [point["value"] for point in own]
-                    axis.plot(values, [point[key] for point in own], marker="o", color=colour, label=label)
+                    axis.plot(values, [point[key] for point in own], marker="o", color=colour, label=title(name))
             axis.set_xscale("log" if kind == "batch" else "linear")
+            if kind != "batch":
+                axis.set_xticks(sorted({point["value"] for point in points}))
             axis.set_ylim(bottom=0)
             axis.set_xlabel(varied)
             axis.set_ylabel(drawn)
@@ -256,7 +266,7 @@ def growth_markdown(findings: Mapping[str, Any]) -> str:
         rows = [
             [
                 f"{point['value']:,}",
-                point["name"],
+                title(point["name"]),
                 f"{point['epoch']:.2f}",
                 f"{point['images_per_second']:,.0f}",
                 f"{point['memory']:,.0f}",
