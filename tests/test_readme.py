@@ -134,6 +134,13 @@ def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
         assert len(rows) == 1, f"docs/pitfalls.md: expected a row {start} ... {end}"
 
 
+def test_the_mistakes_in_ports_of_other_models_are_listed() -> None:
+    mutants = yaml.safe_load((ROOT / "tests" / "models" / "mutants.yaml").read_text())
+    for model, mistakes in mutants.items():
+        for one in mistakes.values():
+            assert f"| {one['rung']} | {model} | {one['mistake']} | {one['right']} |" in PITFALLS_PAGE.splitlines()
+
+
 def test_the_pages_count_the_wrong_ports() -> None:
     for page in ("README.md", "docs/ladder.md"):
         assert f"{len(PITFALLS)} wrong ports" in (ROOT / page).read_text(), page
