@@ -41,7 +41,8 @@ class MNISTDataModule(L.LightningDataModule):
             batches, arrays of indices of training images; as many in each epoch, and for an epoch the same each time:
             each device asks for itself. `load_from_checkpoint` takes it anew, since no checkpoint holds it.
 
-    Outside of a Trainer its loaders give the same batches as bytes and classes.
+    Outside of a Trainer its loaders give the same batches as bytes and classes; there `loader.sampler.set_epoch(epoch)`
+    takes them to the order of another epoch.
 
     Raises:
         InputError: from `setup`, if a file is unusable, more images are to be held out than there are, or the batches
@@ -66,9 +67,7 @@ class MNISTDataModule(L.LightningDataModule):
             if not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"expected a whole number from {least} up", **{name: value})
         if not (order is None or callable(order)):
-            raise InputError(
-                f"order is {_described(order)}; expected a function from the number of an epoch to batches"
-            )
+            raise InputError(f"order is {described(order)}; expected a function from the number of an epoch to batches")
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.validation_images = validation_images
@@ -77,7 +76,8 @@ class MNISTDataModule(L.LightningDataModule):
         self.order = order or self.train_order
         numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
         plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
-        self.save_hyperparameters({"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain)
+        kept = {"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain
+        self.save_hyperparameters(kept, logger=False)  # where a module with a seed of its own would be in its way
 
     def setup(self, stage: str | None = None) -> None:
         if not self._is_set_up():  # Lightning asks before each of fit, test and predict
@@ -139,7 +139,7 @@ class MNISTDataModule(L.LightningDataModule):
         batches = (
             list(map(_as_array, given)) if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else []
         )
-        found = _described(given if isinstance(given, Sequence) or not batches else batches)
+        found = described(given if isinstance(given, Sequence) or not batches else batches)
         valid = bool(batches) and all(batch.ndim == 1 and batch.size and batch.dtype.kind in "iu" for batch in batches)
         if valid:
             indices = np.concatenate(batches)
@@ -214,6 +214,8 @@ class MNISTDataModule(L.LightningDataModule):
         assert isinstance(dtype, torch.dtype)
         if isinstance(batch, Tensor):  # the example_input_array of a module
             return prepare_images(batch, dtype)
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            return batch  # another form of it, or one that the step refuses
         return prepare(batch, dtype, look_at_labels=False)  # [N, 1, 28, 28], [N, 10]
 
     def gather(self, predictions: Sequence[Tensor] | None) -> np.ndarray:
@@ -232,7 +234,7 @@ class MNISTDataModule(L.LightningDataModule):
         sizes = [len(of_one) for of_one in given if isinstance(of_one, Tensor) and of_one.ndim]
         if not given or sizes != [len(of_one) for of_one in indices]:
             raise InputError(
-                f"gather: predictions are {_described(predictions)}; expected what this device has predicted for its "
+                f"gather: predictions are {described(predictions)}; expected what this device has predicted for its "
                 "batches of test images, one tensor [N, ...] each"
             )
         own = torch.cat(given)  # [own images, ...]
@@ -438,13 +440,13 @@ def prepare(batch: Any, dtype: torch.dtype, look_at_labels: bool = True) -> tupl
         InputError: names what came and what was expected.
     """
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-        raise InputError(f"a batch is {_described(batch)}; expected images and labels, a pair of tensors")
+        raise InputError(f"a batch is {described(batch)}; expected images and labels, a pair of tensors")
     images, labels = prepare_images(batch[0], dtype), batch[1]
     classes = labels.ndim == 1 and not labels.dtype.is_floating_point and labels.dtype != torch.bool
     usable = labels.shape[:1] == images.shape[:1] and not labels.is_complex() and labels.layout == torch.strided
     if not (usable and (classes or labels.shape[1:] == (CLASSES,))):
         raise InputError(
-            f"labels are {_described(labels)} for {len(images)} images; expected classes 0 to 9, [N], or one-hot rows, "
+            f"labels are {described(labels)} for {len(images)} images; expected classes 0 to 9, [N], or one-hot rows, "
             "[N, 10]"
         )
     if not classes:
@@ -472,7 +474,7 @@ def prepare_images(images: Any, dtype: torch.dtype) -> Tensor:
     pixels = pixels and images.layout == torch.strided
     if not pixels or images.shape[1:] != (1, 28, 28):
         raise InputError(
-            f"images are {_described(images)}; expected bytes, or floats in [0, 1], [N, 1, 28, 28] or [N, 28, 28]"
+            f"images are {described(images)}; expected bytes, or floats in [0, 1], [N, 1, 28, 28] or [N, 28, 28]"
         )
     return scale_pixels(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
 
@@ -491,16 +493,16 @@ def check_scale(images: Any) -> None:
         low, high = images.detach().aminmax()
         if low >= 0 and high > LARGEST_PIXEL:
             raise InputError(
-                f"images are {_described(images)} from {low:g} to {high:g}; expected floats in [0, 1], or bytes"
+                f"images are {described(images)} from {low:g} to {high:g}; expected floats in [0, 1], or bytes"
             )
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         sparse = "sparse " if isinstance(value, Tensor) and value.layout != torch.strided else ""
         return f"{sparse}{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, tuple | list):
-        parts = f" ({', '.join(map(_described, value[:3]))})" if value else ""
+        parts = f" ({', '.join(map(described, value[:3]))})" if value else ""
         return f"a {type(value).__name__} of {len(value)}{parts}"
     return "None" if value is None else f"a {type(value).__name__}"
 

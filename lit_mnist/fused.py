@@ -97,7 +97,7 @@ def _are_watched(*layers: nn.Module) -> bool:
     if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return True
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(layer, kind) for layer in layers for kind in kinds)
+    return any("forward" in vars(layer) or any(getattr(layer, kind) for kind in kinds) for layer in layers)
 
 
 class _ConvReLUPool(Function):

@@ -1,15 +1,17 @@
 """The LightningModule: loss, metrics, optimizer."""
 
-import warnings
+import inspect
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_mnist.data import check_scale, prepare, prepare_images
+from lit_mnist.data import check_scale, described, prepare, prepare_images
 from lit_mnist.errors import InputError
 from lit_mnist.fused import conv_relu_pool, is_traced
 from lit_mnist.model import MNISTClassifier
@@ -24,8 +26,8 @@ class LitMNIST(L.LightningModule):
     alone will do. Logs `train_`, `val_` and `test_` `loss` (nats per image) and `accuracy` once an epoch, averaged over
     its images; to a logger also `train_loss_step` and `train_accuracy_step`, of a batch, every `log_every_n_steps`.
     Of a subclass's hooks, those that this class has call `super()`, or what they log is missing. A subclass with
-    another loss overrides `loss`. A module that its `__init__` takes is left out of the arguments that a checkpoint
-    keeps, and given to `load_from_checkpoint` anew.
+    another loss overrides `loss`. Of the arguments of its `__init__`, a checkpoint keeps numbers, texts and lists and
+    dictionaries of them; others, as a module, are given to `load_from_checkpoint` anew.
 
     Args:
         learning_rate: of Adam, >= 0.
@@ -44,9 +46,8 @@ class LitMNIST(L.LightningModule):
             raise InputError("expected a number from 0 up", learning_rate=learning_rate) from None
         if not learning_rate >= 0:
             raise InputError("expected a number from 0 up", learning_rate=learning_rate)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is an instance of `nn.Module`")  # on_save_checkpoint leaves them out
-            self.save_hyperparameters()  # of the outermost class, which may give this one another learning rate
+        # Those of the outermost class, which may give this one another learning rate.
+        self.save_hyperparameters(_plain_arguments(self, inspect.currentframe()))
         self.learning_rate = learning_rate
         # Channels last: of no effect on a result, but the layers take 0.88 of the time on a CPU.
         self.model = MNISTClassifier(conv_relu_pool if fused else None).to(memory_format=torch.channels_last)
@@ -58,7 +59,7 @@ class LitMNIST(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class probabilities of images in [0, 1], or of bytes: [N, 1, 28, 28] to [N, 10]."""
         self.check_scale(images)
-        return self.model(prepare_images(images, next(self.parameters()).dtype)).softmax(dim=1)
+        return self.model(prepare_images(images, next(self.model.parameters()).dtype)).softmax(dim=1)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the cross-entropy of logits [N, 10] and one-hot labels [N, 10], averaged over images, in nats.
@@ -90,10 +91,6 @@ class LitMNIST(L.LightningModule):
 
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.learning_rate)
-
-    def on_fit_start(self) -> None:
-        if "loss" in self._modules:
-            raise InputError("self.loss is a module, which the method `loss` hides; override the method, or rename it")
 
     def on_train_start(self) -> None:
         if self._resumed_epoch != self.current_epoch:
@@ -143,10 +140,6 @@ class LitMNIST(L.LightningModule):
         self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A module that a subclass was given: its weights are in the state, and with it the file would not load.
-        arguments = checkpoint.get("hyper_parameters", {})
-        for name in [name for name, value in arguments.items() if isinstance(value, nn.Module)]:
-            del arguments[name]
         try:
             trainer = self.trainer
         except RuntimeError:
@@ -162,8 +155,9 @@ class LitMNIST(L.LightningModule):
         try:
             trainer = self.trainer
         except RuntimeError:  # it has none: load_from_checkpoint
-            own = [checkpoint["state_dict"].get(name) for name, _ in self.named_parameters()]
-            self.to(next((tensor.dtype for tensor in own if tensor is not None), self.dtype))
+            dtypes = {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()}
+            if len(dtypes) == 1:  # of a training in 64 bits, which Lightning would round
+                self.to(dtypes.pop())
             return
         if trainer.precision == "64-true":
             self.double()  # Lightning (2.6.6) does it after the weights are there, rounded to 32 bits
@@ -177,13 +171,17 @@ class LitMNIST(L.LightningModule):
             self.train_averages.complete = self._resumed_epoch < 0
 
     def _shared_step(self, batch: Any, batch_idx: int, averages: "Averages") -> tuple[Tensor, Tensor]:
-        images, labels = prepare(batch, next(self.parameters()).dtype)
+        if "loss" in self._modules:
+            raise InputError("self.loss is a module, which the method `loss` hides; override the method, or rename it")
+        images, labels = prepare(batch, next(self.model.parameters()).dtype)
         if not is_traced() and batch_idx == 0:  # a look at the first ones is enough; compiled, it would count batches
             self.check_scale(images)
         logits = self.model(images)  # [N, 10]
         loss = self.loss(logits, labels)
-        if loss.ndim:
-            raise InputError(f"the loss is {list(loss.shape)}; expected the mean over the images of a batch, []")
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise InputError(
+                f"the loss is {described(loss)}; expected the mean over the images of a batch, a tensor []"
+            )
         averages.update(loss.detach(), logits.detach(), labels)
         return loss, logits
 
@@ -233,7 +231,7 @@ class Averages:
     """
 
     def __init__(self) -> None:
-        self.sums = self.batch = torch.zeros(3)
+        self.sums = self.batch = torch.zeros(3, device="cpu")  # whatever the device of a module that is made now
         self.complete = True
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -250,6 +248,28 @@ class Averages:
         """Return the running loss and accuracy; it waits for the device."""
         loss, correct, images = self.sums.tolist()
         return {"loss": loss / images, "accuracy": correct / images} if images else {}
+
+
+def _plain_arguments(module: LitMNIST, frame: FrameType | None) -> dict[str, Any]:
+    """Return those arguments of a module's constructors, the outermost last, that a checkpoint can hold."""
+    arguments: dict[str, Any] = {}
+    while frame is not None:
+        given = inspect.getargvalues(frame)
+        if frame.f_code.co_name != "__init__" or not given.args or given.locals[given.args[0]] is not module:
+            break
+        arguments |= {name: given.locals[name] for name in given.args[1:] if name in given.locals}
+        arguments |= given.locals.get(given.keywords, {}) if given.keywords else {}
+        frame = frame.f_back
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}
+    return {name: value for name, value in plain.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, [*value.keys(), *value.values()]))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _is_last(batch_idx: int, loader: int, batches: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -404,3 +405,12 @@ def test_workers_that_would_stay_in_the_first_epoch_are_refused(data_dir: Path) 
     batches = data.batches(data.train, data.order)
     with pytest.raises(InputError, match="persistent_workers"):
         ResumableLoader(batches, InOrder(batches), num_workers=1, persistent_workers=True)
+
+
+@pytest.mark.parametrize("example", [(torch.rand(2, 1, 28, 28),), {"images": torch.rand(2, 1, 28, 28)}])
+def test_an_example_for_the_summary_may_have_any_form(example: Any, data_dir: Path) -> None:
+    module = LitMNIST()
+    module.example_input_array = example
+    trainer = make_trainer(L.pytorch.callbacks.ModelSummary(), max_steps=1, limit_val_batches=0)
+    trainer.fit(module, MNISTDataModule(data_dir))
+    assert trainer.global_step == 1

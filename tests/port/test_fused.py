@@ -229,6 +229,12 @@ def global_hook(model: MNISTClassifier, x: Tensor) -> None:
     handle.remove()
 
 
+def replaced_forward(model: MNISTClassifier, x: Tensor) -> None:
+    model.conv.forward = model.conv.forward  # type: ignore[method-assign]  # as a library that wraps it does
+    model(x)
+    del model.conv.forward
+
+
 def fake(model: MNISTClassifier, x: Tensor) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model(mode.from_tensor(x))
@@ -247,6 +253,7 @@ USES: dict[str, Callable[[MNISTClassifier, Tensor], Any]] = {
     "forward-mode derivative": dual,
     "gradient of each image": per_image_gradients,
     "global hook": global_hook,
+    "replaced forward": replaced_forward,
     "fake tensors": fake,
     "images of an odd size": lambda model, x: model.pool(F.relu(model.conv(x[..., :27, :27]))),
 }

@@ -1,5 +1,6 @@
 """The LightningModule: its loss, and the averages that it reports of an epoch."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,9 @@ def test_a_loss_that_the_method_would_hide_is_refused(data_dir: Path) -> None:
     module = LitMNIST()
     module.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.5)  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"self\.loss is a module"):
-        make_trainer(max_epochs=1).fit(module, MNISTDataModule(data_dir))
+        make_trainer(max_epochs=1, limit_val_batches=0).fit(module, MNISTDataModule(data_dir))
+    with pytest.raises(InputError, match=r"self\.loss is a module"):
+        make_trainer().test(module, MNISTDataModule(data_dir))
 
 
 def test_a_checkpoint_that_is_restored_before_an_epoch_leaves_its_averages_alone(
@@ -202,17 +205,85 @@ def test_a_checkpoint_that_is_restored_before_an_epoch_leaves_its_averages_alone
     assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(np.mean(batches.losses[3:]), rel=1e-6)
 
 
-def test_a_module_that_a_subclass_takes_is_no_argument_in_its_checkpoint(tmp_path: Path, data_dir: Path) -> None:
-    class Wrapping(LitMNIST):
-        def __init__(self, backbone: torch.nn.Module, learning_rate: float = 0.5) -> None:
-            super().__init__(learning_rate)
-            self.model = backbone  # type: ignore[assignment]
+class Wrapping(LitMNIST):
+    """Takes what a checkpoint cannot hold, or a copy cannot be made of."""
 
-    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    def __init__(self, backbone: torch.nn.Module, lock: Any, learning_rate: float = 0.5, **more: Any) -> None:
+        super().__init__(learning_rate)
+        self.model = backbone  # type: ignore[assignment]
+
+
+def test_a_checkpoint_holds_the_plain_arguments_of_a_subclass(tmp_path: Path, data_dir: Path) -> None:
+    def backbone() -> torch.nn.Sequential:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+    module = Wrapping(backbone(), threading.Lock(), np.float64(0.25), path=tmp_path, sizes=[1, (2.0, {"a": None})])
     trainer = make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    trainer.fit(Wrapping(backbone, 0.25), MNISTDataModule(data_dir))
+    trainer.fit(module, MNISTDataModule(data_dir))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
-    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-    loaded = Wrapping.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, backbone=other)
+    kept = torch.load(tmp_path / "one.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept == {"learning_rate": 0.25, "fused": True, "sizes": [1, (2.0, {"a": None})]}
+    loaded = Wrapping.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, backbone=backbone(), lock=None)
     assert loaded.learning_rate == 0.25
-    assert torch.equal(other[1].weight, backbone[1].weight)
+    assert torch.equal(loaded.model[1].weight, module.model[1].weight)  # type: ignore[index]
+
+
+def test_the_arguments_of_a_module_around_it_are_not_its_own() -> None:
+    class Outer(L.LightningModule):
+        def __init__(self, lock: Any, learning_rate: float) -> None:
+            super().__init__()
+            self.inner = LitMNIST()
+
+    assert Outer(threading.Lock(), 7.0).inner.hparams == {"learning_rate": 0.001, "fused": True}
+
+
+def test_a_subclass_and_the_data_may_both_have_a_seed(tmp_path: Path, data_dir: Path) -> None:
+    class Seeded(LitMNIST):
+        def __init__(self, learning_rate: float = 0.001, seed: int = 1) -> None:
+            super().__init__(learning_rate)
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=0,
+        limit_val_batches=0,
+        logger=L.pytorch.loggers.CSVLogger(tmp_path),
+        enable_model_summary=False,
+    )
+    trainer.fit(Seeded(), MNISTDataModule(data_dir, seed=2))
+
+
+def test_a_subclass_may_have_numbers_of_other_types(tmp_path: Path, data_dir: Path) -> None:
+    class Mixed(LitMNIST):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+            self.register_buffer("third", torch.tensor(1 / 3, dtype=torch.float64))
+
+        def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return super().loss(logits / self.temperature.float(), labels)
+
+    module, trainer = Mixed(), make_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0)
+    trainer.fit(module, MNISTDataModule(data_dir))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = Mixed.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
+    for name, tensor in module.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_module_that_was_made_without_memory_can_be_saved(tmp_path: Path, data_dir: Path) -> None:
+    with torch.device("meta"):
+        module = LitMNIST()
+    module.to_empty(device="cpu").model.reset_parameters()
+    trainer = make_trainer(limit_test_batches=1)
+    trainer.test(module, MNISTDataModule(data_dir), verbose=False)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    assert LitMNIST.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True).model.conv.bias.sum() == 0
+
+
+@pytest.mark.parametrize("given", [{"loss": 1}, None, 0.5])
+def test_a_loss_that_is_no_tensor_is_refused(given: Any, data_dir: Path) -> None:
+    module = LitMNIST()
+    module.loss = lambda logits, labels: given  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"the loss is a?.*; expected the mean over the images of a batch"):
+        make_trainer(max_epochs=1, limit_val_batches=0).fit(module, MNISTDataModule(data_dir))
