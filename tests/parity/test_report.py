@@ -124,7 +124,7 @@ def test_the_results_over_seeds_are_drawn(tmp_path: Path, sides: Sides, monkeypa
     said = conclusion(verdicts, [], CONFIG["candidate"], STEPS, 6000)
     write_report(tmp_path, gather(CONFIG | {"seeds": 20}, verdicts, [], said, sides))
     text = (tmp_path / "report.html").read_text()
-    assert "20 of\nthe port and 20 of Keras" in text
+    assert "50 of\nthe port and 50 of Keras" in text
     assert imread(tmp_path / "distribution.png").shape[0] > 300
 
 
