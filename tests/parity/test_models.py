@@ -10,6 +10,7 @@ from models.roman_lstm.port import LitRoman
 from torch.utils.data import DataLoader, TensorDataset
 
 from keras_ref.parity.comparisons import Comparison
+from keras_ref.parity.display import conclusion
 from keras_ref.parity.hints import HINTS, hint
 from keras_ref.parity.result import Result
 from keras_ref.parity.rungs import RUNGS, USUAL, Verdict, climb
@@ -160,6 +161,14 @@ def test_every_wrong_port_is_stopped_where_it_was_predicted(model: str, name: st
     assert expected["named"] in last.shown.what
     if "hint" in expected:
         assert expected["hint"] in hint(last, port.model)
+
+
+@pytest.mark.slow
+def test_the_page_on_porting_shows_what_is_said_of_its_mistake(sides: Sides) -> None:
+    name = "models.bn_stride.mutants:UnbiasedVariance"
+    port = of_model(sides, "bn_stride", "mutants:UnbiasedVariance")
+    said, _, _ = conclusion(climbed(port, USUAL), [], name, 60, 0, port.model).partition("\nNot checked")
+    assert said in (MODELS.parent.parent / "docs" / "porting.md").read_text()
 
 
 def layer(name: str, kind: str, *inputs: str, **config: Any) -> dict[str, Any]:
