@@ -281,9 +281,9 @@ def test_a_module_that_was_made_without_memory_can_be_saved(tmp_path: Path, data
     assert LitMNIST.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True).model.conv.bias.sum() == 0
 
 
-@pytest.mark.parametrize("given", [{"loss": 1}, None, 0.5])
-def test_a_loss_that_is_no_tensor_is_refused(given: Any, data_dir: Path) -> None:
+@pytest.mark.parametrize(("given", "found"), [({"loss": 1}, "a dict"), (None, "None"), (0.5, "a float")])
+def test_a_loss_that_is_no_tensor_is_refused(given: Any, found: str, data_dir: Path) -> None:
     module = LitMNIST()
     module.loss = lambda logits, labels: given  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"the loss is a?.*; expected the mean over the images of a batch"):
+    with pytest.raises(InputError, match=f"^the loss is {found}; expected the mean over the images of a batch"):
         make_trainer(max_epochs=1, limit_val_batches=0).fit(module, MNISTDataModule(data_dir))
