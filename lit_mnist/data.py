@@ -59,13 +59,6 @@ class MNISTDataModule(L.LightningDataModule):
         order: Order | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("validation_images", validation_images, 0),
-            ("seed", seed, 0),
-        ):
-            if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"expected a whole number from {least} up", **{name: value})
         if not (order is None or callable(order)):
             raise InputError(f"order is {described(order)}; expected a function from the number of an epoch to batches")
         self.data_dir = data_dir
@@ -74,12 +67,20 @@ class MNISTDataModule(L.LightningDataModule):
         self.seed = seed
         self.verify_data = verify_data
         self.order = order or self.train_order
+        self._check_numbers()
         numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
         plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
         kept = {"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain
         self.save_hyperparameters(kept, logger=False)  # where a module with a seed of its own would be in its way
 
+    def _check_numbers(self) -> None:
+        for name, least in (("batch_size", 1), ("validation_images", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"expected a whole number from {least} up", **{name: value})
+
     def setup(self, stage: str | None = None) -> None:
+        self._check_numbers()  # again: a finder of batch sizes sets them
         if not self._is_set_up():  # Lightning asks before each of fit, test and predict
             self._read()
         self.train, self.test, self.sha256 = self._files  # as they were read, whatever a subclass has made of them
@@ -181,6 +182,11 @@ class MNISTDataModule(L.LightningDataModule):
 
     def batches(self, dataset: TensorDataset, order: Order) -> "Batches":
         """Return this device's share of the batches of a data set."""
+        if not isinstance(dataset, TensorDataset):
+            raise InputError(
+                f"a data set is {described(dataset)}; expected a TensorDataset of images, bytes [I, 1, 28, 28], and "
+                "classes [I]; for some of the images override train_order or test_order, which give their indices"
+            )
         if self.trainer is None:
             return Batches(dataset, order)
         dataset = on_device(dataset, self.trainer.strategy.root_device)

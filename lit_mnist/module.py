@@ -110,6 +110,7 @@ class LitMNIST(L.LightningModule):
     # Lightning calls callbacks before the module. So that they find an epoch's figures when it ends, these are logged
     # after its last batch, and at its end only where it was cut short.
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.train_averages.before = self.train_averages.sums
         if self.trainer.is_last_batch:
             self._log_epoch("train", {0: self.train_averages})
 
@@ -144,11 +145,16 @@ class LitMNIST(L.LightningModule):
             trainer = self.trainer
         except RuntimeError:
             return  # it has none: saved before any training
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        within_a_batch = batches.processed < batches.started  # where an error came: it is trained on again
+        averages = self.train_averages
+        own = _wide((averages.before if within_a_batch else averages.sums).to(self.device))
         # A row a device: added up in another order, the sums of a resumed epoch would differ in the last bit.
-        own = _wide(self.train_averages.sums.to(self.device))
         rows = own.new_zeros(trainer.world_size, 3)
         rows[self.global_rank] = own
-        checkpoint["train_averages"] = trainer.strategy.reduce(rows, reduce_op="sum").cpu()
+        if not trainer.interrupted:  # else the other devices may not be at it, and nothing would be saved
+            rows = trainer.strategy.reduce(rows, reduce_op="sum")
+        checkpoint["train_averages"] = rows.cpu()
         checkpoint["train_averages_epoch"] = -1 if self.train_averages.complete else self.current_epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -166,7 +172,7 @@ class LitMNIST(L.LightningModule):
             if len(rows) not in (0, trainer.world_size):  # of another number of devices: the first takes all
                 rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])
             loss, correct, images = rows[self.global_rank].unbind()
-            self.train_averages.sums = torch.stack([loss, correct, images])
+            self.train_averages.sums = self.train_averages.before = torch.stack([loss, correct, images])
             self._resumed_epoch = checkpoint["train_averages_epoch"]
             self.train_averages.complete = self._resumed_epoch < 0
 
@@ -227,11 +233,13 @@ class Averages:
     Attributes:
         sums: of loss, of correct predictions and of images of this device so far, [3].
         batch: the same of the last batch.
+        before: the same without the batch that is being trained on.
         complete: whether the epoch is over: the next batch begins another.
     """
 
     def __init__(self) -> None:
-        self.sums = self.batch = torch.zeros(3, device="cpu")  # whatever the device of a module that is made now
+        # On the CPU whatever the device of a module that is made now.
+        self.sums = self.batch = self.before = torch.zeros(3, device="cpu")
         self.complete = True
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -241,7 +249,8 @@ class Averages:
         correct = _wide((logits.argmax(dim=1) == labels.argmax(dim=1)).to(logits.dtype)).sum()
         images = torch.full_like(correct, len(labels))
         self.batch = torch.stack([_wide(loss) * len(labels), correct, images])
-        self.sums = self.batch if self.complete else self.sums.to(self.batch) + self.batch
+        self.before = torch.zeros_like(self.batch) if self.complete else self.sums.to(self.batch)
+        self.sums = self.before + self.batch
         self.complete = False
 
     def means(self) -> dict[str, float]:

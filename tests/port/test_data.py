@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 from trainers import make_trainer
 
 from keras_ref.data import load_data
@@ -388,6 +388,14 @@ def test_what_a_subclass_makes_of_the_images_is_made_once(data_dir: Path) -> Non
     for _ in range(2):
         alone.train_dataloader(), alone.val_dataloader()
         assert torch.equal(alone.train.tensors[0], data.train.tensors[0])
+
+
+def test_a_subset_in_place_of_the_images_is_refused(data_dir: Path) -> None:
+    data = MNISTDataModule(data_dir)
+    data.setup()
+    data.test = Subset(data.test, range(10))  # type: ignore[assignment]
+    with pytest.raises(InputError, match="a data set is a Subset; expected a TensorDataset"):
+        data.test_dataloader()
 
 
 def test_an_order_that_each_device_would_draw_anew_is_refused(data_dir: Path) -> None:

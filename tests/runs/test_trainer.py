@@ -399,6 +399,12 @@ def test_a_training_that_failed_within_a_batch_goes_on_with_that_batch(hook: str
     class Fails(L.Callback):
         fails = False
 
+        def __init__(self) -> None:
+            self.epochs: list[dict[str, torch.Tensor]] = []
+
+        def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+            self.epochs.append(dict(trainer.callback_metrics))
+
     def fail(callback: Fails, trainer: L.Trainer, *_: object) -> None:
         if callback.fails and trainer.global_step >= 14:
             raise RuntimeError("on purpose")
@@ -412,15 +418,32 @@ def test_a_training_that_failed_within_a_batch_goes_on_with_that_batch(hook: str
         trainer.fit(module, MNISTDataModule(small, validation_images=100, verify_data=False), **fit)
         return trainer, module
 
-    trainer, whole = run(Fails())
+    trainer, whole = run(never := Fails())
     failing = Fails()
     failing.fails = True
     with pytest.raises(RuntimeError, match="on purpose"):
         run(failing)
-    resumed, module = run(Fails(), ckpt_path=tmp_path / "failed.ckpt", weights_only=True)
+    resumed, module = run(after := Fails(), ckpt_path=tmp_path / "failed.ckpt", weights_only=True)
     assert resumed.global_step == trainer.global_step
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
     assert resumed.callback_metrics == trainer.callback_metrics
+    assert after.epochs == never.epochs[1:]  # that of the failure, too
+
+
+@pytest.mark.filterwarnings(r"ignore:.*fit\(ckpt_path=:UserWarning")  # Lightning looks for a last one
+def test_a_checkpoint_of_a_device_that_failed_does_not_wait_for_the_others(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(LitMNIST):
+        def on_after_backward(self) -> None:
+            if self.global_step == 3:
+                monkeypatch.setattr(self.trainer.strategy, "reduce", lambda *_, **__: pytest.fail("waits"))
+                raise RuntimeError("on purpose")
+
+    trainer = make_trainer(OnExceptionCheckpoint(tmp_path, "failed"), max_epochs=1)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer.fit(Failing(), MNISTDataModule(small, validation_images=100, verify_data=False))
+    assert torch.load(tmp_path / "failed.ckpt", weights_only=True)["train_averages"][:, 2].tolist() == [300]
 
 
 OTHERS = [{"batch_size": 50}, {"batch_size": 500}, {"seed": 1}, {"order": lambda epoch: [np.arange(100)] * 10}]
@@ -649,3 +672,7 @@ def test_a_wrong_argument_of_the_data_module_is_named(arguments: dict[str, Any])
     ((name, value),) = arguments.items()
     with pytest.raises(InputError, match=f"^{name}={value}: expected a whole number from"):
         MNISTDataModule(**arguments)
+    data = MNISTDataModule()
+    setattr(data, name, value)  # as a finder of batch sizes does
+    with pytest.raises(InputError, match=f"^{name}={value}: expected a whole number from"):
+        data.setup()
