@@ -145,7 +145,7 @@ class LitMNIST(L.LightningModule):
             trainer = self.trainer
         except RuntimeError:
             return  # it has none: saved before any training
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         within_a_batch = batches.processed < batches.started  # where an error came: it is trained on again
         averages = self.train_averages
         own = _wide((averages.before if within_a_batch else averages.sums).to(self.device))
