@@ -68,6 +68,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.verify_data = verify_data
         self.order = order or self.train_order
         self._check_numbers()
+        self._resumed: dict[str, int] = {}  # the state of the loader to come
         numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
         plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
         kept = {"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain
@@ -81,6 +82,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self._check_numbers()  # again: a finder of batch sizes sets them
+        self._resumed = {}
         if not self._is_set_up():  # Lightning asks before each of fit, test and predict
             self._read()
         self.train, self.test, self.sha256 = self._files  # as they were read, whatever a subclass has made of them
@@ -197,8 +199,20 @@ class MNISTDataModule(L.LightningDataModule):
         trainer = self.trainer
         order: Order = partial(self.training_order, world_size=1 if trainer is None else trainer.world_size)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]  # the Trainer's argument
-            return self._loader(self.train, partial(_first_epoch, order))
-        return self._loader(self.train, order)
+            order = partial(_first_epoch, order)
+        loader = self._loader(self.train, order)
+        loader.load_state_dict(self._resumed)
+        self._resumed = {}
+        return loader
+
+    # Lightning (2.6.6) does not restore a loader that is asked for before the loops are, as a module's
+    # `configure_optimizers` does with `trainer.estimated_stepping_batches`.
+    def state_dict(self) -> dict[str, Any]:
+        loader = None if self.trainer is None else self.trainer.train_dataloader
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         self._set_up()
@@ -251,7 +265,7 @@ class MNISTDataModule(L.LightningDataModule):
         count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
-    def _loader(self, dataset: TensorDataset, order: Order) -> DataLoader:
+    def _loader(self, dataset: TensorDataset, order: Order) -> "ResumableLoader":
         batches, trainer = self.batches(dataset, order), self.trainer
         if trainer is None:  # nobody has shared the batches out: a Trainer that gets the loader later does it
             return ResumableLoader(batches, sampler=InOrder(batches))

@@ -162,8 +162,8 @@ class LitMNIST(L.LightningModule):
             trainer = self.trainer
         except RuntimeError:  # it has none: load_from_checkpoint
             dtypes = {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()}
-            if len(dtypes) == 1:  # of a training in 64 bits, which Lightning would round
-                self.to(dtypes.pop())
+            if dtypes == {torch.float64}:  # which Lightning would round
+                self.double()
             return
         if trainer.precision == "64-true":
             self.double()  # Lightning (2.6.6) does it after the weights are there, rounded to 32 bits

@@ -352,22 +352,31 @@ LIMIT, ACCUMULATE, OVERFIT = {"limit_train_batches": 7}, {"accumulate_grad_batch
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # overfit_batches asks for validation
+class OneCycle(LitMNIST):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        steps = int(self.trainer.estimated_stepping_batches)  # for which Lightning makes the loader
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, steps, cycle_momentum=False)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize(
-    ("batches", "foreign", "flags"),
+    ("batches", "kind", "flags"),
     [
-        *((batches, False, {}) for batches in (4, 10)),
-        *((batches, False, LIMIT) for batches in (4, 7)),
-        *((batches, False, ACCUMULATE) for batches in (6, 10)),
-        *((batches, False, OVERFIT) for batches in (3, 5)),
+        *((batches, "", {}) for batches in (4, 10)),
+        *((batches, "", LIMIT) for batches in (4, 7)),
+        *((batches, "", ACCUMULATE) for batches in (6, 10)),
+        *((batches, "", OVERFIT) for batches in (3, 5)),
         # A loader without a state would begin its epoch anew: with the last batch.
-        (10, True, {}),
-        (7, True, LIMIT),
-        (10, True, ACCUMULATE),
+        (10, "foreign loader", {}),
+        (7, "foreign loader", LIMIT),
+        (10, "foreign loader", ACCUMULATE),
+        (4, "schedule", {}),
     ],
 )
 def test_a_training_resumes_from_the_checkpoint_of_any_step(
-    batches: int, foreign: bool, flags: dict[str, Any], small: Path, tmp_path: Path
+    batches: int, kind: str, flags: dict[str, Any], small: Path, tmp_path: Path
 ) -> None:
     """Within an epoch of ten batches, or with its last one: it ends as one that was never interrupted."""
 
@@ -378,10 +387,10 @@ def test_a_training_resumes_from_the_checkpoint_of_any_step(
 
     def run(*callbacks: L.Callback, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
         L.seed_everything(0, verbose=False)
-        module = LitMNIST()
+        module = OneCycle() if kind == "schedule" else LitMNIST()
         trainer = make_trainer(*callbacks, max_epochs=3, limit_val_batches=0, **flags)
         data: Any = MNISTDataModule(small, verify_data=False)
-        if foreign:
+        if kind == "foreign loader":
             data = DataLoader(TensorDataset(*read(small)), batch_size=100)
         trainer.fit(module, data, **fit)
         return trainer, module
@@ -484,6 +493,13 @@ def test_a_checkpoint_of_several_devices_serves_one_and_the_other_way_round(smal
         loaded.trainer = other
         loaded.on_load_checkpoint(checkpoint)
         assert loaded.train_averages.sums.tolist() == row.tolist()
+
+
+def test_a_checkpoint_in_16_bits_trains_on_in_32(small: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(max_epochs=1, precision="bf16-true")
+    trainer.fit(LitMNIST(), MNISTDataModule(small, validation_images=100, verify_data=False))
+    trainer.save_checkpoint(tmp_path / "16.ckpt")
+    assert LitMNIST.load_from_checkpoint(tmp_path / "16.ckpt", weights_only=True).dtype == torch.float32
 
 
 def test_a_checkpoint_in_64_bits_is_not_rounded_to_32(small: Path, tmp_path: Path) -> None:
@@ -601,6 +617,17 @@ def test_a_data_module_can_be_changed_between_two_trainings_and_pickled(small: P
     data.validation_images = 250
     data.setup()
     assert (len(data.validation_indices), len(data.train_indices)) == (250, 750)
+
+
+def test_where_a_tested_checkpoint_stood_is_not_where_the_next_training_begins(small: Path, tmp_path: Path) -> None:
+    data = MNISTDataModule(small, validation_images=100, verify_data=False)
+    trainer = make_trainer(max_epochs=1, limit_train_batches=4)
+    trainer.fit(LitMNIST(), data)
+    trainer.save_checkpoint(tmp_path / "fourth.ckpt")
+    trainer.test(LitMNIST(), data, ckpt_path=tmp_path / "fourth.ckpt", weights_only=True, verbose=False)
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(LitMNIST(), data)
+    assert trainer.global_step == 9
 
 
 def test_labels_that_are_not_quite_one_hot_count_by_their_largest(small: Path) -> None:
