@@ -351,7 +351,6 @@ def test_the_best_of_a_training_that_ends_within_an_epoch_is_saved(small: Path, 
 LIMIT, ACCUMULATE, OVERFIT = {"limit_train_batches": 7}, {"accumulate_grad_batches": 3}, {"overfit_batches": 5}
 
 
-@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # overfit_batches asks for validation
 class OneCycle(LitMNIST):
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -360,6 +359,7 @@ class OneCycle(LitMNIST):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # overfit_batches asks for validation
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize(
     ("batches", "kind", "flags"),
