@@ -189,14 +189,19 @@ class MNISTDataModule(L.LightningDataModule):
                 f"a data set is {described(dataset)}; expected a TensorDataset of images, bytes [I, 1, 28, 28], and "
                 "classes [I]; for some of the images override train_order or test_order, which give their indices"
             )
-        if self.trainer is None:
+        if (trainer := self._trainer_at_work()) is None:
             return Batches(dataset, order)
-        dataset = on_device(dataset, self.trainer.strategy.root_device)
-        return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size)
+        dataset = on_device(dataset, trainer.strategy.root_device)
+        return Batches(dataset, order, trainer.global_rank, trainer.world_size)
+
+    def _trainer_at_work(self) -> L.Trainer | None:
+        """Return the Trainer for which batches are wanted: one that is done stays attached."""
+        trainer = self.trainer
+        return None if trainer is None or trainer.state.finished or trainer.interrupted else trainer
 
     def train_dataloader(self) -> DataLoader:
         self._set_up()
-        trainer = self.trainer
+        trainer = self._trainer_at_work()
         order: Order = partial(self.training_order, world_size=1 if trainer is None else trainer.world_size)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]  # the Trainer's argument
             order = partial(_first_epoch, order)
@@ -212,7 +217,8 @@ class MNISTDataModule(L.LightningDataModule):
         return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = state_dict
+        if self.trainer is not None and not (self.trainer.evaluating or self.trainer.predicting):
+            self._resumed = state_dict
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         self._set_up()
@@ -250,7 +256,8 @@ class MNISTDataModule(L.LightningDataModule):
         if self.trainer is None:
             raise InputError("gather: this data module has no Trainer; give it to trainer.predict first")
         given = list(predictions) if predictions is not None else []
-        indices = self.batches(self.test, self.test_order).indices[: len(given)]
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        indices = Batches(self.test, self.test_order, rank, world_size).indices[: len(given)]
         sizes = [len(of_one) for of_one in given if isinstance(of_one, Tensor) and of_one.ndim]
         if not given or sizes != [len(of_one) for of_one in indices]:
             raise InputError(
@@ -266,7 +273,7 @@ class MNISTDataModule(L.LightningDataModule):
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order) -> "ResumableLoader":
-        batches, trainer = self.batches(dataset, order), self.trainer
+        batches, trainer = self.batches(dataset, order), self._trainer_at_work()
         if trainer is None:  # nobody has shared the batches out: a Trainer that gets the loader later does it
             return ResumableLoader(batches, sampler=InOrder(batches))
         trained = partial(attrgetter("fit_loop.epoch_loop.batch_progress.current.processed"), trainer)
@@ -300,7 +307,8 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             batches = self.order(epoch)
             if self.epoch >= 0 and len(batches) != len(self):
                 raise InputError(
-                    f"the order of epoch {epoch} has {len(batches)} batches, expected {len(self)} as before"
+                    f"the order of epoch {epoch} has {len(batches)} batches, expected {len(self)} as before; "
+                    "a Trainer takes others with reload_dataloaders_every_n_epochs=1"
                 )
             self.epoch = epoch
             self.checksum = zlib.crc32(

@@ -96,6 +96,9 @@ class LitMNIST(L.LightningModule):
         if self._resumed_epoch != self.current_epoch:
             self.train_averages.complete = True
         self._resumed_epoch = -1
+        # Lightning (2.6.6) does not restore loaders that were asked for before its loops were restored, as
+        # `trainer.estimated_stepping_batches` does; there is no public way to it.
+        self.trainer.fit_loop._load_combined_loader_states()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Not in training_step, which torch.compile may have compiled, nor later, when callbacks look for it.
@@ -167,7 +170,7 @@ class LitMNIST(L.LightningModule):
             return
         if trainer.precision == "64-true":
             self.double()  # Lightning (2.6.6) does it after the weights are there, rounded to 32 bits
-        if "train_averages" in checkpoint:
+        if "train_averages" in checkpoint and not (trainer.evaluating or trainer.predicting):
             rows = checkpoint["train_averages"].to(self.device)
             if len(rows) not in (0, trainer.world_size):  # of another number of devices: the first takes all
                 rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -373,6 +374,7 @@ class OneCycle(LitMNIST):
         (7, "foreign loader", LIMIT),
         (10, "foreign loader", ACCUMULATE),
         (4, "schedule", {}),
+        (4, "schedule, loader by hand", {}),
     ],
 )
 def test_a_training_resumes_from_the_checkpoint_of_any_step(
@@ -387,11 +389,13 @@ def test_a_training_resumes_from_the_checkpoint_of_any_step(
 
     def run(*callbacks: L.Callback, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
         L.seed_everything(0, verbose=False)
-        module = OneCycle() if kind == "schedule" else LitMNIST()
+        module = OneCycle() if "schedule" in kind else LitMNIST()
         trainer = make_trainer(*callbacks, max_epochs=3, limit_val_batches=0, **flags)
         data: Any = MNISTDataModule(small, verify_data=False)
         if kind == "foreign loader":
             data = DataLoader(TensorDataset(*read(small)), batch_size=100)
+        if "by hand" in kind:
+            data = data.train_dataloader()
         trainer.fit(module, data, **fit)
         return trainer, module
 
@@ -624,10 +628,35 @@ def test_where_a_tested_checkpoint_stood_is_not_where_the_next_training_begins(s
     trainer = make_trainer(max_epochs=1, limit_train_batches=4)
     trainer.fit(LitMNIST(), data)
     trainer.save_checkpoint(tmp_path / "fourth.ckpt")
-    trainer.test(LitMNIST(), data, ckpt_path=tmp_path / "fourth.ckpt", weights_only=True, verbose=False)
+    module = LitMNIST()
+    trainer.test(module, data, ckpt_path=tmp_path / "fourth.ckpt", weights_only=True, verbose=False)
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 900
     trainer = make_trainer(max_epochs=1)
-    trainer.fit(LitMNIST(), data)
+    trainer.fit(module, data)
     assert trainer.global_step == 9
+    assert module.train_averages.sums[2] == 900
+
+
+@pytest.mark.parametrize(("finished", "images"), [(False, 500), (True, 1_000)])
+def test_a_trainer_that_is_done_takes_no_share_of_what_is_asked_for_later(
+    finished: bool, images: int, small: Path
+) -> None:
+    data = MNISTDataModule(small, verify_data=False)
+    data.setup()
+    state, cpu = SimpleNamespace(finished=finished), SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(state=state, interrupted=False, global_rank=0, world_size=2, overfit_batches=0)
+    trainer.strategy, data.trainer = cpu, trainer
+    assert sum(len(images) for images, _ in data.train_dataloader()) == images
+
+
+def test_where_a_trainer_that_is_done_stood_is_not_where_a_loader_of_later_stands(small: Path) -> None:
+    data = MNISTDataModule(small, validation_images=100, verify_data=False)
+    make_trainer(max_epochs=1, limit_train_batches=5).fit(LitMNIST(), data)
+    loader: Any = data.train_dataloader()
+    batches = iter(loader)
+    for _ in range(7):
+        next(batches)
+    assert loader.state_dict()["batches"] == 7
 
 
 def test_labels_that_are_not_quite_one_hot_count_by_their_largest(small: Path) -> None:
