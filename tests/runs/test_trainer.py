@@ -625,9 +625,9 @@ def test_a_data_module_can_be_changed_between_two_trainings_and_pickled(small: P
 
 def test_where_a_tested_checkpoint_stood_is_not_where_the_next_training_begins(small: Path, tmp_path: Path) -> None:
     data = MNISTDataModule(small, validation_images=100, verify_data=False)
-    trainer = make_trainer(max_epochs=1, limit_train_batches=4)
+    fourth = ModelCheckpoint(tmp_path, "fourth", every_n_train_steps=4)
+    trainer = make_trainer(fourth, max_epochs=1, limit_train_batches=5)
     trainer.fit(LitMNIST(), data)
-    trainer.save_checkpoint(tmp_path / "fourth.ckpt")
     module = LitMNIST()
     trainer.test(module, data, ckpt_path=tmp_path / "fourth.ckpt", weights_only=True, verbose=False)
     assert sum(len(images) for images, _ in data.train_dataloader()) == 900
