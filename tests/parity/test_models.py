@@ -51,7 +51,7 @@ def climbed(sides: Sides, rungs: list[int], dtype: Any = "float64") -> list[Verd
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PORTS)
 def test_a_port_of_another_model_climbs_to_the_top(model: str, sides: Sides) -> None:
-    verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=200)  # two epochs, USUAL, "both")
+    verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=200), USUAL, "both")  # two epochs
     assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
     assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
     beyond = [one.what for verdict in verdicts for one in verdict.not_checked if "beyond" in one.what]
