@@ -210,8 +210,8 @@ class MNISTDataModule(L.LightningDataModule):
         self._resumed = {}
         return loader
 
-    # Lightning (2.6.6) does not restore a loader that is asked for before the loops are, as a module's
-    # `configure_optimizers` does with `trainer.estimated_stepping_batches`.
+    # For modules other than ours: Lightning (2.6.6) does not restore a loader that is asked for before its loops are
+    # restored, as by `trainer.estimated_stepping_batches` in `configure_optimizers` (pytorch-lightning#20550).
     def state_dict(self) -> dict[str, Any]:
         loader = None if self.trainer is None else self.trainer.train_dataloader
         return loader.state_dict() if isinstance(loader, ResumableLoader) else {}

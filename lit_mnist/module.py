@@ -96,9 +96,10 @@ class LitMNIST(L.LightningModule):
         if self._resumed_epoch != self.current_epoch:
             self.train_averages.complete = True
         self._resumed_epoch = -1
-        # Lightning (2.6.6) does not restore loaders that were asked for before its loops were restored, as
-        # `trainer.estimated_stepping_batches` does; there is no public way to it.
-        self.trainer.fit_loop._load_combined_loader_states()
+        # Lightning (2.6.6) does not restore loaders that were asked for before its loops were restored, as by
+        # `trainer.estimated_stepping_batches` (pytorch-lightning#20550); there is no public way to it.
+        if restore := getattr(self.trainer.fit_loop, "_load_combined_loader_states", None):
+            restore()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Not in training_step, which torch.compile may have compiled, nor later, when callbacks look for it.
