@@ -92,6 +92,19 @@ class LitMNIST(L.LightningModule):
     def configure_optimizers(self) -> KerasAdam:
         return KerasAdam(self.parameters(), lr=self.learning_rate)
 
+    def to_torchscript(self, file_path: Any = None, method: str | None = "script", *args: Any, **others: Any) -> Any:
+        """Trace the module as Lightning does, given `method="trace"` and `example_inputs`.
+
+        Raises:
+            InputError: if it is to be scripted, as is Lightning's default: that takes a part of Python only.
+        """
+        if method == "script":
+            raise InputError(
+                'to_torchscript: give method="trace" and example_inputs, images [N, 1, 28, 28]; for deployment there '
+                "is `python -m lit_mnist.export`"
+            )
+        return super().to_torchscript(file_path, method, *args, **others)
+
     def on_train_start(self) -> None:
         if self._resumed_epoch != self.current_epoch:
             self.train_averages.complete = True

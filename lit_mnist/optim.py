@@ -59,7 +59,8 @@ class KerasAdam(torch.optim.Optimizer):
         amsgrad: divide by the largest v so far.
         weight_decay: share of a weight that is taken off at each step, times lr, >= 0; None for none. It is decoupled
             from the gradient, as in `torch.optim.AdamW` and not as in `torch.optim.Adam`.
-        clipnorm: largest norm of a parameter's gradient, > 0; larger ones are scaled down. None for any.
+        clipnorm: largest norm of a parameter's gradient, > 0; larger ones are scaled down. None for any. Where a device
+            holds a share of the parameters (FSDP, ZeRO), norms are those of its share, and this is not what Keras does.
         clipvalue: largest absolute value of a gradient's element, > 0; None for any.
         global_clipnorm: largest norm of all gradients of all groups together, > 0; None for any.
         use_ema: keep moving averages of the weights, as `average` in the state; of all groups together.

@@ -716,6 +716,16 @@ def test_a_wrong_learning_rate_is_named(learning_rate: Any) -> None:
         LitMNIST(learning_rate)
 
 
+@pytest.mark.filterwarnings("ignore:.*to_torchscript.*deprecated", "ignore:.*torch.jit.trace.*is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_of_torchscript_only_tracing_is_offered() -> None:
+    module, images = LitMNIST().eval(), torch.rand(3, 1, 28, 28)
+    with pytest.raises(InputError, match='give method="trace" and example_inputs'):
+        module.to_torchscript()
+    traced = module.to_torchscript(method="trace", example_inputs=images[:2])
+    assert torch.allclose(traced(images), module(images), atol=1e-6)
+
+
 def test_a_learning_rate_of_numpy_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     trainer = make_trainer(max_epochs=0)
     trainer.strategy.connect(LitMNIST(np.float64(0.5)))
