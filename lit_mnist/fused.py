@@ -30,13 +30,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+# Of `torch.autograd.grad(..., is_grads_batched=True)`; what it hands on is not to be known otherwise.
+_is_batch_of_gradients = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda gradient: False)
+
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns down and to the right, in the order in which pooling looks
 
 
 def conv_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolve images with 3 x 3 kernels (padding "same"), apply ReLU, and pool 2 x 2.
 
-    No gradient for the images. A second derivative is taken through the layers.
+    No gradient for the images. A second derivative, or many at once, is taken through the layers.
 
     Args:
         images: [N, 1, H, W], H and W even.
@@ -116,11 +119,13 @@ class _ConvReLUPool(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         images, weight, bias, patches, pooled, upper, first, third = ctx.saved_tensors
         (gradient,) = gradients  # [N, C, H/2, W/2]
-        if torch.is_grad_enabled():  # create_graph=True: somebody wants to differentiate what is returned here
-            layers = F.max_pool2d(F.relu(F.conv2d(images, weight, bias, padding="same")), 2)
+        again = torch.is_grad_enabled()  # create_graph=True: somebody wants to differentiate what is returned here
+        if again or _is_batch_of_gradients(gradient):
+            with torch.enable_grad():
+                layers = F.max_pool2d(F.relu(F.conv2d(images, weight, bias, padding="same")), 2)
             needed = ctx.needs_input_grad[1:]
             wanted = [tensor for tensor, need in zip((weight, bias), needed, strict=True) if need]
-            of_wanted = iter(torch.autograd.grad(layers, wanted, gradient, create_graph=True))
+            of_wanted = iter(torch.autograd.grad(layers, wanted, gradient, create_graph=again))
             of_weight, of_bias = (next(of_wanted) if need else None for need in needed)
             return None, of_weight, of_bias
         # The gradient of ReLU as autograd takes it: NaN passes.

@@ -240,6 +240,17 @@ def fake(model: MNISTClassifier, x: Tensor) -> None:
         model(mode.from_tensor(x))
 
 
+def test_many_gradients_at_once_are_those_one_after_the_other() -> None:
+    model = MNISTClassifier(conv_relu_pool)
+    logits = model(images("digits", 2).float()).flatten()
+    parameters = list(model.parameters())
+    together = torch.autograd.grad(logits, parameters, torch.eye(20), is_grads_batched=True, retain_graph=True)
+    for i in range(20):
+        alone = torch.autograd.grad(logits[i], parameters, retain_graph=True)
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, other[i], atol=1e-6, rtol=1e-5)
+
+
 USES: dict[str, Callable[[MNISTClassifier, Tensor], Any]] = {
     "gradient of images": lambda model, x: model(x.clone().requires_grad_()).sum().backward(),
     "autocast": autocast,
