@@ -189,10 +189,10 @@ class MNISTDataModule(L.LightningDataModule):
                 f"a data set is {described(dataset)}; expected a TensorDataset of images, bytes [I, 1, 28, 28], and "
                 "classes [I]; for some of the images override train_order or test_order, which give their indices"
             )
-        if (trainer := self._trainer_at_work()) is None:
+        if self.trainer is None:
             return Batches(dataset, order)
-        dataset = on_device(dataset, trainer.strategy.root_device)
-        return Batches(dataset, order, trainer.global_rank, trainer.world_size)
+        dataset = on_device(dataset, self.trainer.strategy.root_device)
+        return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size)
 
     def _trainer_at_work(self) -> L.Trainer | None:
         """Return the Trainer for which batches are wanted: one that is done stays attached."""
@@ -256,8 +256,7 @@ class MNISTDataModule(L.LightningDataModule):
         if self.trainer is None:
             raise InputError("gather: this data module has no Trainer; give it to trainer.predict first")
         given = list(predictions) if predictions is not None else []
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        indices = Batches(self.test, self.test_order, rank, world_size).indices[: len(given)]
+        indices = self.batches(self.test, self.test_order).indices[: len(given)]
         sizes = [len(of_one) for of_one in given if isinstance(of_one, Tensor) and of_one.ndim]
         if not given or sizes != [len(of_one) for of_one in indices]:
             raise InputError(
@@ -273,7 +272,9 @@ class MNISTDataModule(L.LightningDataModule):
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order) -> "ResumableLoader":
-        batches, trainer = self.batches(dataset, order), self._trainer_at_work()
+        trainer = self._trainer_at_work()
+        is_done = trainer is not self.trainer
+        batches = Batches(dataset, order) if is_done else self.batches(dataset, order)
         if trainer is None:  # nobody has shared the batches out: a Trainer that gets the loader later does it
             return ResumableLoader(batches, sampler=InOrder(batches))
         trained = partial(attrgetter("fit_loop.epoch_loop.batch_progress.current.processed"), trainer)
