@@ -127,7 +127,10 @@ def test_on_a_gpu_nothing_is_said_of_what_is_of_a_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda one: one.name)
-def test_what_a_contestant_trains_on_is_what_was_asked_for(contestant: Contestant, tmp_path: Path) -> None:
+def test_what_a_contestant_trains_on_is_what_was_asked_for(
+    contestant: Contestant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for accelerator in ("cpu", "gpu"):
         words = contestant.command(tmp_path, 2, 100, tmp_path, accelerator)
         flag = words[words.index("--accelerator") + 1] if "--accelerator" in words else None
