@@ -184,11 +184,6 @@ class MNISTDataModule(L.LightningDataModule):
 
     def batches(self, dataset: TensorDataset, order: Order) -> "Batches":
         """Return this device's share of the batches of a data set."""
-        if not isinstance(dataset, TensorDataset):
-            raise InputError(
-                f"a data set is {described(dataset)}; expected a TensorDataset of images, bytes [I, 1, 28, 28], and "
-                "classes [I]; for some of the images override train_order or test_order, which give their indices"
-            )
         if self.trainer is None:
             return Batches(dataset, order)
         dataset = on_device(dataset, self.trainer.strategy.root_device)
@@ -272,6 +267,11 @@ class MNISTDataModule(L.LightningDataModule):
         return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order) -> "ResumableLoader":
+        if not isinstance(dataset, TensorDataset):
+            raise InputError(
+                f"a data set is {described(dataset)}; expected a TensorDataset of images, bytes [I, 1, 28, 28], and "
+                "classes [I]; for some of the images override train_order or test_order, which give their indices"
+            )
         trainer = self._trainer_at_work()
         is_done = trainer is not self.trainer
         batches = Batches(dataset, order) if is_done else self.batches(dataset, order)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-# Of `torch.autograd.grad(..., is_grads_batched=True)`; what it hands on is not to be known otherwise.
+# Whether `torch.autograd.grad(..., is_grads_batched=True)` asks; there is no public way to tell.
 _is_batch_of_gradients = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda gradient: False)
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns down and to the right, in the order in which pooling looks

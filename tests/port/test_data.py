@@ -393,7 +393,13 @@ def test_what_a_subclass_makes_of_the_images_is_made_once(data_dir: Path) -> Non
 def test_a_subset_in_place_of_the_images_is_refused(data_dir: Path) -> None:
     data = MNISTDataModule(data_dir)
     data.setup()
-    data.test = Subset(data.test, range(10))  # type: ignore[assignment]
+    whole = data.test
+    data.test = Subset(whole, range(10))  # type: ignore[assignment]
+    with pytest.raises(InputError, match="a data set is a Subset; expected a TensorDataset"):
+        data.test_dataloader()
+    data.test = whole
+    make_trainer(limit_test_batches=1).test(LitMNIST(), data, verbose=False)
+    data.test = Subset(whole, range(10))  # type: ignore[assignment]
     with pytest.raises(InputError, match="a data set is a Subset; expected a TensorDataset"):
         data.test_dataloader()
 

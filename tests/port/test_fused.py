@@ -146,6 +146,17 @@ def test_first_and_second_derivatives_are_those_of_the_layers(frozen: str) -> No
     assert max(errors(second[0], second[1])) < ULPS * 2**-52
 
 
+def test_many_gradients_at_once_are_those_one_after_the_other() -> None:
+    model = MNISTClassifier(conv_relu_pool)
+    logits = model(images("digits", 2).float()).flatten()
+    parameters = list(model.parameters())
+    together = torch.autograd.grad(logits, parameters, torch.eye(20), is_grads_batched=True, retain_graph=True)
+    for i in range(20):
+        alone = torch.autograd.grad(logits[i], parameters, retain_graph=True)
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, other[i], atol=1e-6, rtol=1e-5)
+
+
 # Where it is not taken
 
 
@@ -238,17 +249,6 @@ def replaced_forward(model: MNISTClassifier, x: Tensor) -> None:
 def fake(model: MNISTClassifier, x: Tensor) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model(mode.from_tensor(x))
-
-
-def test_many_gradients_at_once_are_those_one_after_the_other() -> None:
-    model = MNISTClassifier(conv_relu_pool)
-    logits = model(images("digits", 2).float()).flatten()
-    parameters = list(model.parameters())
-    together = torch.autograd.grad(logits, parameters, torch.eye(20), is_grads_batched=True, retain_graph=True)
-    for i in range(20):
-        alone = torch.autograd.grad(logits[i], parameters, retain_graph=True)
-        for one, other in zip(alone, together, strict=True):
-            torch.testing.assert_close(one, other[i], atol=1e-6, rtol=1e-5)
 
 
 USES: dict[str, Callable[[MNISTClassifier, Tensor], Any]] = {

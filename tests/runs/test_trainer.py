@@ -362,6 +362,13 @@ class OneCycle(LitMNIST):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+class WithoutSuper(OneCycle):
+    """Leaves the loader to the data module, as a module that is not ours does."""
+
+    def on_train_start(self) -> None:
+        pass
+
+
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # overfit_batches asks for validation
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.parametrize(
@@ -377,6 +384,7 @@ class OneCycle(LitMNIST):
         (10, "foreign loader", ACCUMULATE),
         (4, "schedule", {}),
         (4, "schedule, loader by hand", {}),
+        (4, "schedule, without super", {}),
     ],
 )
 def test_a_training_resumes_from_the_checkpoint_of_any_step(
@@ -391,7 +399,8 @@ def test_a_training_resumes_from_the_checkpoint_of_any_step(
 
     def run(*callbacks: L.Callback, **fit: Any) -> tuple[L.Trainer, LitMNIST]:
         L.seed_everything(0, verbose=False)
-        module = OneCycle() if "schedule" in kind else LitMNIST()
+        own = WithoutSuper if "without super" in kind else OneCycle
+        module = own() if "schedule" in kind else LitMNIST()
         trainer = make_trainer(*callbacks, max_epochs=3, limit_val_batches=0, **flags)
         data: Any = MNISTDataModule(small, verify_data=False)
         if kind == "foreign loader":
