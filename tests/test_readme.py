@@ -117,6 +117,8 @@ def test_the_tables_of_speed_say_what_was_measured() -> None:
     assert table_in_markdown(CONTESTANT_TITLES, contestant_rows(findings)) in README
     for titles, rows in titles_and_rows(findings):
         assert table_in_markdown(titles, rows) in (ROOT / "docs" / "speed.md").read_text(), titles
+    findings = json.loads((ROOT / "keras_ref" / "benchmark" / "gpu.json").read_text())
+    assert table_in_markdown(CONTESTANT_TITLES, contestant_rows(findings)) in (ROOT / "docs" / "gpu.md").read_text()
 
 
 def test_the_tables_of_growth_say_what_was_measured() -> None:
