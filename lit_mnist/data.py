@@ -68,7 +68,6 @@ class MNISTDataModule(L.LightningDataModule):
         self.verify_data = verify_data
         self.order = order or self.train_order
         self._check_numbers()
-        self._resumed: dict[str, int] = {}  # the state of the loader to come
         numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
         plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
         kept = {"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain
@@ -82,7 +81,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self._check_numbers()  # again: a finder of batch sizes sets them
-        self._resumed = {}
+        self._resumed: dict[str, int] = {}  # the state of the loader to come
         if not self._is_set_up():  # Lightning asks before each of fit, test and predict
             self._read()
         self.train, self.test, self.sha256 = self._files  # as they were read, whatever a subclass has made of them
@@ -187,7 +186,9 @@ class MNISTDataModule(L.LightningDataModule):
         if self.trainer is None:
             return Batches(dataset, order)
         dataset = on_device(dataset, self.trainer.strategy.root_device)
-        return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size)
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        # Lightning tells a loader of the same epoch, but only once it is made.
+        return Batches(dataset, order, self.trainer.global_rank, self.trainer.world_size, epochs.processed)
 
     def _trainer_at_work(self) -> L.Trainer | None:
         """Return the Trainer for which batches are wanted: one that is done stays attached."""
@@ -261,10 +262,11 @@ class MNISTDataModule(L.LightningDataModule):
         own = torch.cat(given)  # [own images, ...]
         device = self.trainer.strategy.root_device
         own = own.to(device, torch.promote_types(own.dtype, torch.float32))  # NumPy has no bfloat16
-        everyone = own.new_zeros(len(self.test), *own.shape[1:])
-        everyone[torch.cat(indices).to(device)] = own
-        count = self.trainer.strategy.reduce(torch.tensor(len(own), device=device), reduce_op="sum")
-        return self.trainer.strategy.reduce(everyone, reduce_op="sum")[: int(count)].cpu().numpy()
+        everyone, seen = own.new_zeros(len(self.test), *own.shape[1:]), own.new_zeros(len(self.test))
+        images = torch.cat(indices).to(device)
+        everyone[images], seen[images] = own, 1
+        everyone, seen = (self.trainer.strategy.reduce(rows, reduce_op="sum") for rows in (everyone, seen))
+        return everyone[seen > 0].cpu().numpy()
 
     def _loader(self, dataset: TensorDataset, order: Order) -> "ResumableLoader":
         if not isinstance(dataset, TensorDataset):
@@ -285,23 +287,27 @@ class Batches(Dataset[tuple[Tensor, ...]]):
     """The batches of an epoch, of each the share of one device: every `world_size`-th image.
 
     All devices together see in each step exactly the images that a single device would see. A whole batch is one item,
-    taken at once, so that a sampler chooses among batches.
+    taken at once, so that a sampler chooses among batches. Lightning's BatchSizeFinder takes their number for that of
+    the images, and stops there.
 
     Args:
         dataset: of the images.
         order: returns the batches of an epoch, over all devices together; the same number in each.
         rank: number of this device, 0 to world_size - 1.
         world_size: number of devices.
+        epoch: the first, from 0.
 
     Attributes:
         indices: of the images of each batch of the epoch, [n] each, on the device of the images.
         checksum: of the batches of the epoch, over all devices together.
     """
 
-    def __init__(self, dataset: TensorDataset, order: Order, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, dataset: TensorDataset, order: Order, rank: int = 0, world_size: int = 1, epoch: int = 0
+    ) -> None:
         self.dataset, self.order, self.rank, self.world_size = dataset, order, rank, world_size
         self.epoch = -1
-        self.set_epoch(0)
+        self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -362,7 +368,8 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
     Args:
         dataset: batches, one an item.
         sampler: which of them and when.
-        trained: says how many batches of the epoch were trained on; None for all that were handed out.
+        trained: says how many batches of the epoch were trained on; None for all that were handed out, also the one in
+            which an error came.
         options: as of a DataLoader.
 
     Raises:

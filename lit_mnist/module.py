@@ -106,12 +106,13 @@ class LitMNIST(L.LightningModule):
         return super().to_torchscript(file_path, method, *args, **others)
 
     def on_train_start(self) -> None:
-        if self._resumed_epoch != self.current_epoch:
+        loop = self.trainer.fit_loop
+        if not loop.restarting or self._resumed_epoch != self.current_epoch:
             self.train_averages.complete = True
         self._resumed_epoch = -1
         # Lightning (2.6.6) does not restore loaders that were asked for before its loops were restored, as by
         # `trainer.estimated_stepping_batches` (pytorch-lightning#20550); there is no public way to it.
-        if restore := getattr(self.trainer.fit_loop, "_load_combined_loader_states", None):
+        if restore := getattr(loop, "_load_combined_loader_states", None):
             restore()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -132,7 +133,8 @@ class LitMNIST(L.LightningModule):
             self._log_epoch("train", {0: self.train_averages})
 
     def on_train_epoch_end(self) -> None:
-        if not self.train_averages.complete:
+        # Or where a checkpoint was saved in between: what is logged does not come back with it.
+        if not self.train_averages.complete or "train_loss" not in self.trainer.callback_metrics:
             self._log_epoch("train", {0: self.train_averages})
 
     def on_validation_epoch_start(self) -> None:
@@ -188,8 +190,7 @@ class LitMNIST(L.LightningModule):
             rows = checkpoint["train_averages"].to(self.device)
             if len(rows) not in (0, trainer.world_size):  # of another number of devices: the first takes all
                 rows = torch.cat([rows.sum(dim=0, keepdim=True), rows.new_zeros(trainer.world_size - 1, 3)])
-            loss, correct, images = rows[self.global_rank].unbind()
-            self.train_averages.sums = self.train_averages.before = torch.stack([loss, correct, images])
+            self.train_averages.sums = self.train_averages.before = rows[self.global_rank].view(3)
             self._resumed_epoch = checkpoint["train_averages_epoch"]
             self.train_averages.complete = self._resumed_epoch < 0
 

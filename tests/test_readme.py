@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -100,16 +101,31 @@ def test_the_table_of_results_says_what_was_recorded() -> None:
         assert f"| {seed} | {' | '.join(f'{result:.4f}' for result in results)} |" in README
 
 
+def full_run() -> dict[str, Any]:
+    return dict(json.loads((ROOT / "keras_ref" / "parity" / "parity.json").read_text()))
+
+
 def test_the_table_of_rungs_says_what_the_full_run_found() -> None:
-    full_run = json.loads((ROOT / "keras_ref" / "parity" / "parity.json").read_text())
-    assert full_run["steps"] == 6_000
-    assert full_run["holds"]
-    assert {rung["number"] for rung in full_run["rungs"]} == {rung.number for rung in LIST}
+    assert full_run()["steps"] == 6_000
+    assert full_run()["holds"]
+    rows = full_run()["rungs"]
+    assert {row["number"] for row in rows} == {rung.number for rung in LIST}
     for rung in LIST:
-        figures = {one["dtype"]: one["figure"] for one in full_run["rungs"] if one["number"] == rung.number}
-        (compared,) = {one["compared"] for one in full_run["rungs"] if one["number"] == rung.number}
+        figures = {row["dtype"]: row["figure"] for row in rows if row["number"] == rung.number}
+        (compared,) = {row["compared"] for row in rows if row["number"] == rung.number}
         cells = [str(rung.number), rung.name, compared, figures.get("float64", ""), figures.get("float32", "")]
         assert f"| {' | '.join(cells)} |" in README, cells
+
+
+def test_the_page_on_the_ladder_says_what_the_full_run_found() -> None:
+    page = " ".join((ROOT / "docs" / "ladder.md").read_text().split())
+    largest = {row["number"]: row["figure"].split()[0] for row in full_run()["rungs"] if row["dtype"] == "float64"}
+    assert f"differ by up to {largest[7]} (a gradient), and over the 6,000 steps by {largest[9]}." in page
+    limits = list(full_run()["trajectory"]["thresholds"])
+    first = {(one["one"], one["other"]): one["first"] for one in full_run()["trajectory"]["parted"]}
+    keras, port = (first[f"{side} float32", "keras float64"][limits.index(1e-6)] for side in ("keras", "port"))
+    assert f"by more than 1e-6 at step {keras} (from 1), the port's at step {port}." in page
+    assert f"part by more than 1e-4 at step {first['port float32', 'keras float32'][limits.index(1e-4)]}." in page
 
 
 def test_the_tables_of_speed_say_what_was_measured() -> None:
@@ -128,12 +144,15 @@ def test_the_tables_of_growth_say_what_was_measured() -> None:
 
 
 def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
+    off = {one["name"]: one["difference"] for one in full_run()["mutants"]}  # None where it is no number
     for name, pitfall in PITFALLS.items():
         several = pitfall.rung > 11  # mistakes of several devices or of resuming, which cost nothing on one
         assert (cost(name) == "") == several, f"{name}: python -m keras_ref.record --mutants 10 --only [{name}]"
-        start, end = f"| {pitfall.rung} | {pitfall.mistake} |", f"| {cost(name)} | {pitfall.right} |"
+        start, end = f"| {pitfall.rung} | {pitfall.mistake} | ", f" | {cost(name)} | {pitfall.right} |"
         rows = [line for line in PITFALLS_PAGE.splitlines() if line.startswith(start) and line.endswith(end)]
-        assert len(rows) == 1, f"docs/pitfalls.md: expected a row {start} ... {end}"
+        assert len(rows) == 1, f"docs/pitfalls.md: expected a row {start}...{end}"
+        if pitfall.rung > 4 and off.get(name) is not None:  # below it says what it is in words
+            assert rows[0] == f"{start}{off[name]:.1g}{end}"
 
 
 def test_the_mistakes_in_ports_of_other_models_are_listed() -> None:

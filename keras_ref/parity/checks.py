@@ -263,8 +263,6 @@ def trajectory(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unroun
 
 def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded: Arrays | None = None) -> Found:
     """Rung 10: the loss and the metrics that each framework reports for each epoch, and for the test images."""
-    # In float32 together with the losses of the steps: the average of an epoch is a single number, which one side or
-    # the other hits more exactly by chance, but no less exactly than what it is an average of.
     names = [f"history/{name}" for name in sorted(keys_of(theirs, "history"), key=lambda name: name != "loss")]
     for name in names:
         if name not in ours:
@@ -272,10 +270,19 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded
             logged = what if what.startswith("test_") else f"train_{what}"
             yield NotChecked(f"{what} as reported", f"the port does not log {logged}")
     reported = [name for name in names if name in ours]
+    if reported and exact and "loss" in theirs:
+        # In float32 each is a single number, which one side or the other hits more exactly by chance. So the losses are
+        # looked at with those of the steps, and all beside the weights that they come from.
+        ours, theirs, exact = (with_steps(arrays, reported) for arrays in (ours, theirs, exact))
+        reported += [f"weights/{key}" for key in keys_of(theirs, "weights")]
     if reported:
-        yield from close(
-            "", [*reported, *(["loss"] if exact and "loss" in theirs else [])], ours, theirs, exact, unrounded
-        )
+        yield from close("", reported, ours, theirs, exact, unrounded)
+
+
+def with_steps(arrays: Arrays, names: Iterable[str]) -> Arrays:
+    """Put the losses of the steps in front of each loss that is reported."""
+    losses = [name for name in names if name in ("history/loss", "history/test_loss")]
+    return {**arrays, **{name: np.append(arrays["loss"], arrays[name]) for name in losses}}
 
 
 def distribution(sides: Sides, dtype: str) -> Found:

@@ -279,7 +279,10 @@ def percent(probability: float) -> str:
 
 
 def list_commands(package: str) -> None:
-    """Print the commands of a package, each with what its module says of it."""
+    """Print the commands of a package, each with what its module says of it; exit with 2 if there are arguments."""
+    if sys.argv[1:] not in ([], ["-h"], ["--help"]):
+        what = " ".join(sys.argv[1:])
+        _exit(2, f"python -m {package}: error: {what}: expected none; a command is python -m {package}.COMMAND\n")
     spec = find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -310,6 +313,8 @@ def _check_config(path: Path, types: Mapping[str, Any]) -> None:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: no YAML ({' '.join(str(error).split())})") from None
     except Exception:  # it says so in a line of its own
         return
     for name, value in values.items() if isinstance(values, dict) else ():

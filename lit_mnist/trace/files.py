@@ -141,6 +141,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+    except ValueError as error:  # NumPy's words recommend to unpickle it
+        raise InputError(f"{path}: cannot be read as .npz (it is none, or has more than arrays in it)") from error
     except Exception as error:  # a damaged one shows as one of a dozen exceptions
         raise InputError(f"{path}: cannot be read as .npz ({error})") from error
 

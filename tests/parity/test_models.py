@@ -24,6 +24,7 @@ PITFALLS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((MODELS / "mutan
 PORTS = {"mnist_convnet": "LitConvnet", "bn_stride": "LitBnStride", "roman_lstm": "LitRoman"}
 MAPPED = "block/first: layers.inner.0\nblock/second: layers.inner.1\n"
 LAYERS = ["images", "sequences", "volumes", "joined"]
+STEPS = 200  # two epochs, a short batch in each; of right and wrong ports, so that Keras trains once for them
 MUTANTS = [(model, name) for model, mutants in PITFALLS.items() for name in mutants]
 
 
@@ -51,7 +52,7 @@ def climbed(sides: Sides, rungs: list[int], dtype: Any = "float64") -> list[Verd
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PORTS)
 def test_a_port_of_another_model_climbs_to_the_top(model: str, sides: Sides) -> None:
-    verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=200), USUAL, "both")  # two epochs
+    verdicts = climbed(of_model(sides, model, f"port:{PORTS[model]}", steps=STEPS), USUAL, "both")
     assert all(verdict.holds for verdict in verdicts), verdicts[-1].shown
     assert {verdict.rung.number for verdict in verdicts if verdict.was_run} == set(USUAL)
     beyond = [one.what for verdict in verdicts for one in verdict.not_checked if "beyond" in one.what]
@@ -153,7 +154,7 @@ def test_the_loader_that_a_port_brings_is_looked_at_as_it_is(port: str, says: st
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "name"), MUTANTS)
 def test_every_wrong_port_is_stopped_where_it_was_predicted(model: str, name: str, sides: Sides) -> None:
-    port = of_model(sides, model, f"mutants:{name}")
+    port = of_model(sides, model, f"mutants:{name}", steps=STEPS)
     expected = PITFALLS[model][name]
     last = climbed(port, USUAL)[-1]
     assert not last.holds

@@ -176,6 +176,9 @@ def test_types_are_named_in_words() -> None:
 def test_a_package_lists_its_commands(package: str, commands: list[str], command: Command) -> None:
     rows = [line for line in command("-m", package).stdout.splitlines() if line.startswith("  python -m ")]
     assert [row.split()[2] for row in rows] == commands
+    finished = command("-m", package, "train")
+    assert (finished.returncode, len(finished.stderr.splitlines())) == (2, 1)
+    assert f"train: expected none; a command is python -m {package}.COMMAND" in finished.stderr
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -190,6 +193,7 @@ def test_a_package_lists_its_commands(package: str, commands: list[str], command
         (["--config", "unknown.yaml"], "unknown.yaml: epochs: no such flag; did you mean --max_epochs"),
         (["--config", "nested.yaml"], "nested.yaml: config: a file of flags cannot name another one"),
         (["--config", "binary.yaml"], "utf-8"),
+        (["--config", "open.yaml"], "--config open.yaml: no YAML .*expected"),
         (["--run_name", "a/b"], "--run_name 'a/b': expected up to 100 letters"),
         (["--run_name", ".."], "--run_name"),
         (["--run_name", ""], "--run_name"),
@@ -256,6 +260,7 @@ def check_refused(module: str, flags: list[str], says: str, directory: Path, **e
     (directory / "runs" / "taken").mkdir(parents=True)
     (directory / "a_file").touch()
     (directory / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (directory / "open.yaml").write_text("max_epochs: [1")
     (directory / "nul.yaml").write_text('output_dir: "a\\0b"')
     (directory / "null.yaml").write_text("seed: null")
     (directory / "tagged.yaml").write_text('seed: !!int "x"')

@@ -196,8 +196,8 @@ def test_an_order_that_cannot_be_taken_is_refused_in_a_sentence(given: Any, says
 
 
 def test_an_order_may_be_a_generator_but_not_a_list_nor_of_changing_length(small: Path) -> None:
-    def fit(order: Any) -> int:
-        trainer = make_trainer(max_epochs=2, limit_val_batches=0)
+    def fit(order: Any, **flags: Any) -> int:
+        trainer = make_trainer(max_epochs=2, limit_val_batches=0, **flags)
         trainer.fit(LitMNIST(), MNISTDataModule(small, verify_data=False, order=order))
         return trainer.global_step
 
@@ -208,6 +208,7 @@ def test_an_order_may_be_a_generator_but_not_a_list_nor_of_changing_length(small
         InputError, match=r"^the order of epoch 1 has 4 batches, expected 3 as before; a Trainer takes others with"
     ):
         fit(lambda epoch: [np.arange(10)] * (3 + epoch))
+    assert fit(lambda epoch: [np.arange(10)] * (3 + epoch), reload_dataloaders_every_n_epochs=1) == 3 + 4
     data = MNISTDataModule(small, verify_data=False, order=lambda epoch: [np.arange(2), np.arange(3), np.arange(2)])
     data.setup()
     with pytest.raises(InputError, match=r"^order\(0\): a batch is 3 images, which do not divide among 2 devices$"):
@@ -222,6 +223,21 @@ def test_predictions_that_are_not_of_the_data_modules_batches_are_refused(small:
     for wrong in (None, [], whole, [whole[:7]], [whole, whole], [whole.numpy()]):
         with pytest.raises(InputError, match=r"^gather: predictions are .*; expected what this device has predicted"):
             data.gather(wrong)
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5])
+def test_predictions_of_some_images_in_an_order_of_their_own_are_gathered(limit: float, small: Path) -> None:
+    class Some(MNISTDataModule):
+        def test_order(self, epoch: int) -> list[np.ndarray]:
+            return np.split(100 + np.random.default_rng(epoch).permutation(80), 4)
+
+    module, data = LitMNIST(), Some(small, verify_data=False)
+    trainer = make_trainer(max_epochs=2, limit_val_batches=0, limit_predict_batches=limit)
+    trainer.fit(module, data)  # so that Lightning asks for the order of epoch 2
+    found = data.gather(trainer.predict(module, data))
+    images = np.sort(np.concatenate(data.test_order(2)[: int(4 * limit)]))
+    expected = module(data.test.tensors[0][images]).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_outside_of_a_trainer_the_data_modules_batches_can_be_looked_at(small: Path) -> None:
@@ -286,7 +302,7 @@ def test_a_compiled_module_is_not_compiled_again_after_the_first_steps(small: Pa
     assert compiler.asked
     assert max(compiler.asked) <= 4  # the first steps of both sizes, and of the second epoch
     L.seed_everything(0, verbose=False)
-    assert torch.equal(compiled, fit(LitMNIST()))
+    assert torch.equal(compiled, fit(LitMNIST(fused=False)))  # compiled are the layers
 
 
 def test_a_module_that_compiles_its_call_is_not_compiled_again_after_the_first_batches(small: Path) -> None:
@@ -468,6 +484,41 @@ def test_a_checkpoint_of_a_device_that_failed_does_not_wait_for_the_others(
     with pytest.raises(RuntimeError, match="on purpose"):
         trainer.fit(Failing(), MNISTDataModule(small, validation_images=100, verify_data=False))
     assert torch.load(tmp_path / "failed.ckpt", weights_only=True)["train_averages"][:, 2].tolist() == [300]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # it is that of the run
+def test_from_the_validation_at_an_epochs_end_training_resumes_with_the_epochs_figures(
+    small: Path, tmp_path: Path
+) -> None:
+    def fit(epochs: int, **resume: Any) -> L.Trainer:
+        saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=False)
+        figures = ModelCheckpoint(tmp_path / "best", monitor="train_loss")
+        trainer = make_trainer(saved, figures, EarlyStopping("train_loss", patience=9), max_epochs=epochs)
+        L.seed_everything(0, verbose=False)
+        trainer.fit(LitMNIST(), MNISTDataModule(small, validation_images=200, verify_data=False), **resume)
+        return trainer
+
+    whole = fit(3)
+    resumed = fit(3, ckpt_path=tmp_path / "step=16.ckpt", weights_only=True)
+    assert resumed.callback_metrics == whole.callback_metrics
+    assert resumed.global_step == whole.global_step
+
+
+def test_a_resumed_training_with_nothing_left_to_do_leaves_no_sums_to_the_next(small: Path, tmp_path: Path) -> None:
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "4.ckpt")
+
+    def fit(module: LitMNIST, *callbacks: L.Callback, steps: int = -1, **resume: Any) -> None:
+        trainer = make_trainer(*callbacks, max_epochs=1, max_steps=steps, limit_val_batches=0)
+        trainer.fit(module, MNISTDataModule(small, verify_data=False), **resume)
+
+    module = LitMNIST()
+    fit(LitMNIST(), Save())
+    fit(module, steps=4, ckpt_path=tmp_path / "4.ckpt", weights_only=True)
+    fit(module)
+    assert module.train_averages.sums[2] == 1_000
 
 
 OTHERS = [{"batch_size": 50}, {"batch_size": 500}, {"seed": 1}, {"order": lambda epoch: [np.arange(100)] * 10}]
@@ -656,6 +707,7 @@ def test_a_trainer_that_is_done_takes_no_share_of_what_is_asked_for_later(
     data.setup()
     state, cpu = SimpleNamespace(finished=finished), SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(state=state, interrupted=False, global_rank=0, world_size=2, overfit_batches=0)
+    trainer.fit_loop = make_trainer().fit_loop
     trainer.strategy, data.trainer = cpu, trainer
     assert sum(len(images) for images, _ in data.train_dataloader()) == images
 
