@@ -68,6 +68,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.verify_data = verify_data
         self.order = order or self.train_order
         self._check_numbers()
+        self._resumed: dict[str, int] = {}  # the state of the loader to come
         numbers = {"batch_size": batch_size, "validation_images": validation_images, "seed": seed}
         plain = {name: int(value) for name, value in numbers.items()}  # of NumPy's, a checkpoint would not load
         kept = {"data_dir": str(data_dir), "verify_data": bool(verify_data)} | plain
@@ -81,7 +82,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self._check_numbers()  # again: a finder of batch sizes sets them
-        self._resumed: dict[str, int] = {}  # the state of the loader to come
+        self._resumed = {}
         if not self._is_set_up():  # Lightning asks before each of fit, test and predict
             self._read()
         self.train, self.test, self.sha256 = self._files  # as they were read, whatever a subclass has made of them

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +24,7 @@ from lit_mnist.data import MNISTDataModule
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+FULL_RUN = json.loads((ROOT / "keras_ref" / "parity" / "parity.json").read_text())
 PITFALLS_PAGE = (ROOT / "docs" / "pitfalls.md").read_text()
 SHELL_LINES = [
     line
@@ -101,28 +101,26 @@ def test_the_table_of_results_says_what_was_recorded() -> None:
         assert f"| {seed} | {' | '.join(f'{result:.4f}' for result in results)} |" in README
 
 
-def full_run() -> dict[str, Any]:
-    return dict(json.loads((ROOT / "keras_ref" / "parity" / "parity.json").read_text()))
-
-
 def test_the_table_of_rungs_says_what_the_full_run_found() -> None:
-    assert full_run()["steps"] == 6_000
-    assert full_run()["holds"]
-    rows = full_run()["rungs"]
+    assert FULL_RUN["steps"] == 6_000
+    assert FULL_RUN["holds"]
+    rows = FULL_RUN["rungs"]
     assert {row["number"] for row in rows} == {rung.number for rung in LIST}
     for rung in LIST:
         figures = {row["dtype"]: row["figure"] for row in rows if row["number"] == rung.number}
         (compared,) = {row["compared"] for row in rows if row["number"] == rung.number}
         cells = [str(rung.number), rung.name, compared, figures.get("float64", ""), figures.get("float32", "")]
         assert f"| {' | '.join(cells)} |" in README, cells
+    (example,) = (row["figure"] for row in rows if (row["name"], row["dtype"]) == ("optimizer", "float64"))
+    assert f'"{example}" says: {example.split()[0]} was found' in README
 
 
 def test_the_page_on_the_ladder_says_what_the_full_run_found() -> None:
     page = " ".join((ROOT / "docs" / "ladder.md").read_text().split())
-    largest = {row["number"]: row["figure"].split()[0] for row in full_run()["rungs"] if row["dtype"] == "float64"}
+    largest = {row["number"]: row["figure"].split()[0] for row in FULL_RUN["rungs"] if row["dtype"] == "float64"}
     assert f"differ by up to {largest[7]} (a gradient), and over the 6,000 steps by {largest[9]}." in page
-    limits = list(full_run()["trajectory"]["thresholds"])
-    first = {(one["one"], one["other"]): one["first"] for one in full_run()["trajectory"]["parted"]}
+    limits = list(FULL_RUN["trajectory"]["thresholds"])
+    first = {(one["one"], one["other"]): one["first"] for one in FULL_RUN["trajectory"]["parted"]}
     keras, port = (first[f"{side} float32", "keras float64"][limits.index(1e-6)] for side in ("keras", "port"))
     assert f"by more than 1e-6 at step {keras} (from 1), the port's at step {port}." in page
     assert f"part by more than 1e-4 at step {first['port float32', 'keras float32'][limits.index(1e-4)]}." in page
@@ -144,7 +142,7 @@ def test_the_tables_of_growth_say_what_was_measured() -> None:
 
 
 def test_the_table_of_pitfalls_says_what_was_recorded() -> None:
-    off = {one["name"]: one["difference"] for one in full_run()["mutants"]}  # None where it is no number
+    off = {one["name"]: one["difference"] for one in FULL_RUN["mutants"]}  # None where it is no number
     for name, pitfall in PITFALLS.items():
         several = pitfall.rung > 11  # mistakes of several devices or of resuming, which cost nothing on one
         assert (cost(name) == "") == several, f"{name}: python -m keras_ref.record --mutants 10 --only [{name}]"

@@ -282,7 +282,7 @@ def history(ours: Arrays, theirs: Arrays, exact: Arrays | None = None, unrounded
 def with_steps(arrays: Arrays, names: Iterable[str]) -> Arrays:
     """Put the losses of the steps in front of each loss that is reported."""
     losses = [name for name in names if name in ("history/loss", "history/test_loss")]
-    return {**arrays, **{name: np.append(arrays["loss"], arrays[name]) for name in losses}}
+    return {**arrays, **{name: np.append(arrays.get("loss", NOTHING), arrays[name]) for name in losses}}
 
 
 def distribution(sides: Sides, dtype: str) -> Found:

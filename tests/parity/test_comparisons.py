@@ -56,3 +56,7 @@ def test_in_float32_a_small_test_loss_is_looked_at_with_the_losses_of_the_steps(
     assert isinstance(one, Comparison)
     assert one.holds == holds
     assert holds or one.what == "history/test_loss"
+    del ours["loss"]
+    (one,) = checks.history(ours, theirs, exact)
+    assert isinstance(one, Comparison)
+    assert not one.holds  # and no error

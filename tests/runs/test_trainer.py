@@ -240,6 +240,16 @@ def test_predictions_of_some_images_in_an_order_of_their_own_are_gathered(limit:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+def test_a_subclass_may_bring_data_of_its_own(small: Path) -> None:
+    class Own(MNISTDataModule):
+        def setup(self, stage: str | None = None) -> None:
+            self.train = TensorDataset(*read(small))
+
+    trainer = make_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(LitMNIST(), Own(order=lambda epoch: [np.arange(100)] * 2))
+    assert trainer.global_step == 2
+
+
 def test_outside_of_a_trainer_the_data_modules_batches_can_be_looked_at(small: Path) -> None:
     data = MNISTDataModule(small, batch_size=300, validation_images=100, verify_data=False)
     batches = list(data.train_dataloader())
@@ -490,16 +500,16 @@ def test_a_checkpoint_of_a_device_that_failed_does_not_wait_for_the_others(
 def test_from_the_validation_at_an_epochs_end_training_resumes_with_the_epochs_figures(
     small: Path, tmp_path: Path
 ) -> None:
-    def fit(epochs: int, **resume: Any) -> L.Trainer:
+    def fit(**resume: Any) -> L.Trainer:
         saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=False)
         figures = ModelCheckpoint(tmp_path / "best", monitor="train_loss")
-        trainer = make_trainer(saved, figures, EarlyStopping("train_loss", patience=9), max_epochs=epochs)
+        trainer = make_trainer(saved, figures, EarlyStopping("train_loss", patience=9), max_epochs=3)
         L.seed_everything(0, verbose=False)
         trainer.fit(LitMNIST(), MNISTDataModule(small, validation_images=200, verify_data=False), **resume)
         return trainer
 
-    whole = fit(3)
-    resumed = fit(3, ckpt_path=tmp_path / "step=16.ckpt", weights_only=True)
+    whole = fit()
+    resumed = fit(ckpt_path=tmp_path / "step=16.ckpt", weights_only=True)
     assert resumed.callback_metrics == whole.callback_metrics
     assert resumed.global_step == whole.global_step
 
